@@ -54,7 +54,7 @@ class TransformersEngine:
     Args:
         base: Folder or Hub id.
         adapters: Folders or Hub ids of LoRA adapters on it.
-        slots: Sequences decoded at once; by default 64 on a CPU and 256 on a GPU.
+        slots: Sequences decoded at once; by default 128 on a CPU and 256 on a GPU.
         max_memory: Bytes for batches; by default 70 % of a GPU's free memory, or an eighth of the machine's.
 
     Raises:
@@ -70,7 +70,7 @@ class TransformersEngine:
         config = self.model.config.get_text_config(decoder=True)
         self.context = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
         on_gpu = self.model.device.type != "cpu"
-        self.slots = slots or (256 if on_gpu else 64)
+        self.slots = slots or (256 if on_gpu else 128)
         room = (max_memory or _memory_to_use(self.model.device)) // _bytes_a_token(config, self.model.dtype)
         self._lanes = {
             adapter: _Lane(
