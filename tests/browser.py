@@ -59,5 +59,14 @@ def requests(browser: Chrome) -> list[str]:
     return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
 
 
+def wait_for_examples(browser: Chrome) -> None:
+    """Returns when the report's page has unpacked its examples and shows one."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 30, poll_frequency=0.05).until(
+        lambda _: browser.execute_script("return performance.getEntriesByType('mark').length")
+    )
+
+
 def screenshot(browser: Chrome, path: Path) -> None:
     browser.save_screenshot(str(path))

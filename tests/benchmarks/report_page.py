@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.report_page [--examples 5000] [--repeats 5]
 
-Prints the page's size, and the median of wall seconds until its load event and of the seconds that its renderer worked.
+Prints the page's size, and medians: wall seconds until its load event and until the reader shows an example, and seconds
+that its renderer worked until then.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from reflectevo_train.report import html, load_runs, make_report
 
-from ..browser import chromium, console, requests
+from ..browser import chromium, console, requests, wait_for_examples
 from ..train.evaluations import make_evaluation
 
 
@@ -32,20 +33,23 @@ def main() -> None:
         for shown in (args.examples, 2):
             page = folder / f"{shown}.html"
             page.write_text(html(report, max_examples=shown), "utf-8")
-            walls, works = [], []
+            loads, readers, works = [], [], []
             for _ in range(args.repeats):
                 with chromium() as browser:
                     browser.execute_cdp_cmd("Performance.enable", {})
                     browser.get(page.as_uri())
+                    wait_for_examples(browser)
                     [timing] = browser.execute_script("return performance.getEntriesByType('navigation')")
+                    [mark] = browser.execute_script("return performance.getEntriesByType('mark')")
                     metrics = browser.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-                    walls.append(timing["loadEventEnd"] / 1000)
+                    loads.append(timing["loadEventEnd"] / 1000)
+                    readers.append(mark["startTime"] / 1000)
                     works.append(next(m["value"] for m in metrics if m["name"] == "TaskDuration"))
                     assert not console(browser)
                     assert {a for a in requests(browser) if a.startswith(("http", "file"))} == {page.as_uri()}
             print(  # noqa: T201
-                f"{shown:,} examples, {page.stat().st_size / 1e6:.1f} MB: loaded in {statistics.median(walls):.2f} s, "
-                f"renderer at work {statistics.median(works):.2f} s"
+                f"{shown:,} examples, {page.stat().st_size / 1e6:.1f} MB: loaded in {statistics.median(loads):.2f} s, "
+                f"an example shown in {statistics.median(readers):.2f} s, renderer at work {statistics.median(works):.2f} s"
             )
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from ..train.evaluations import unpack_examples
+
 
 TOKENS = {"HF_TOKEN": "hf_" + "x1Y2" * 9, "OPENAI_API_KEY": "sk-" + "a1B2" * 10, "WANDB_API_KEY": "c0ffee" * 7}
 # what the home folder of somebody else would look like in a file, too
@@ -69,7 +71,8 @@ def text_of(path: Path) -> str:
     if path.suffix == ".parquet":
         table = pq.read_table(path)
         return json.dumps([table.to_pylist(), str(table.schema.metadata), str(pq.read_metadata(path))], default=str)
-    return path.read_bytes().decode("utf-8", "replace")
+    text = path.read_bytes().decode("utf-8", "replace")
+    return unpack_examples(text) if path.suffix == ".html" else text
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import random
+import re
 from pathlib import Path
 
 from reflectevo_data.rollout import Gate
@@ -82,6 +85,15 @@ def make_evaluation(
                 seconds = (SecondTrial(reflection, _trial(draw, right, n_words)),)
             run.append(raw_row(Rollout(problem, first, seconds, "tiny", f"tiny-reflector-{seed}", "tiny", seed)))
     return write_results(folder, gate=gate)
+
+
+def unpack_examples(page: str) -> str:
+    """The report's page with its examples as the JSON that they are packed from."""
+    return re.sub(
+        r'(?<=id="data">)[^<]*',
+        lambda packed: gzip.decompress(base64.b64decode(packed[0], validate=True)).decode(),
+        page,
+    )
 
 
 def _trial(draw: random.Random, right: bool, n_words: int) -> Trial:

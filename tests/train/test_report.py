@@ -14,8 +14,8 @@ from reflectevo_train.error_types import ERROR_TYPES
 from reflectevo_train.plots import learning_curves
 from reflectevo_train.report import examples_data, html, load_runs, make_report, markdown, outcomes
 
-from ..browser import chromium, console, requests, screenshot, skip_without_chromium
-from .evaluations import make_evaluation
+from ..browser import chromium, console, requests, screenshot, skip_without_chromium, wait_for_examples
+from .evaluations import HOSTILE, make_evaluation, unpack_examples
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +181,7 @@ def test_the_page_escapes_what_models_write_and_asks_for_nothing(runs):
     page = html(make_report(runs, title="<b>A & B</b>"))
     assert "<title>&lt;b&gt;A &amp; B&lt;/b&gt;</title>" in page
     assert page.count("<script") == page.count("</script>") == 2
+    assert unpack_examples(page).count(json.dumps(HOSTILE)[1:-1]) == 60  # as the model wrote it, and out of the markup
     assert "default-src 'none'" in page
     assert not re.findall(r"(?:src|href)=[\"'](?!#|data:,)", page)
     assert not re.findall(r"url\(|@import", page)
@@ -205,6 +206,7 @@ def test_the_page_in_a_browser(page, runs, tmp_path):
 
     with chromium() as browser:
         browser.get(page.as_uri())
+        wait_for_examples(browser)
 
         def text(id: str) -> str:
             return browser.find_element(By.ID, id).text
@@ -248,6 +250,7 @@ def test_the_page_in_a_browser(page, runs, tmp_path):
 
         browser.get("about:blank")
         browser.get(f"{page.as_uri()}#example-5")
+        wait_for_examples(browser)
         assert text("count") == "6 of 180"
         [other, *_] = browser.find_elements(By.CSS_SELECTOR, "#example button")
         other.click()
@@ -266,6 +269,7 @@ def test_the_page_on_a_phone(page, dark):
 
     with chromium(width=390, height=844, dark=dark) as browser:
         browser.get(page.as_uri())
+        wait_for_examples(browser)
         width, view = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
         assert width <= view == 390
         first, second = browser.find_elements(By.CSS_SELECTOR, ".texts .text")[:2]
