@@ -16,6 +16,18 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from reflectevo_data.arguments import (
+    add_instructions,
+    add_models,
+    add_questions,
+    add_randomness,
+    add_sampling,
+    add_verification,
+    engine_of,
+    positive,
+    problems_of,
+    temperature,
+)
 from reflectevo_data.errors import InputError
 from reflectevo_data.store import load_manifest, load_rows
 
@@ -90,20 +102,8 @@ def load_evaluation(folder: str | Path) -> Evaluation:
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `reflectevo-train evaluate`."""
-    from reflectevo_data.cli import _add_engine, _add_sampling, _positive, _share, _temperature
-
-    group = command.add_argument_group("questions")
-    group.add_argument("--source", required=True, metavar="NAME|FILE", help="a source or a file of questions")
-    group.add_argument("--split", default="test", help="the source's split (default: %(default)s)")
-    group.add_argument("--source-file", metavar="FILE", help="read the named source's rows from FILE")
-    group.add_argument("--limit", type=_positive, metavar="N", help="take N problems")
-
-    group = command.add_argument_group("models")
-    group.add_argument("--model", required=True, metavar="ID|DIR", help="who solves; `miniature` is bundled")
-    group.add_argument("--reflector", metavar="ID|DIR", help="who reflects (default: --model)")
-    group.add_argument("--corrector", metavar="ID|DIR", help="who makes the second trial (default: --model)")
-    _add_engine(group)
-
+    add_questions(command, split="test")
+    add_models(command)
     group = command.add_argument_group("what is evaluated")
     group.add_argument(
         "--setting",
@@ -119,42 +119,26 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="which answers are reflected on: all, those that the verifier refuses (the paper's), or those that the "
         "reflector, asked, does not call right (%(default)s)",
     )
-    group.add_argument(
-        "--rounds", type=_positive, default=1, metavar="N", help="reflect at most N times (%(default)s)"
-    )
+    group.add_argument("--rounds", type=positive, default=1, metavar="N", help="reflect at most N times (%(default)s)")
     group.add_argument(
         "--vote",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="K",
         help="the answer that most of K second trials give (%(default)s)",
     )
+    add_instructions(group)
+    add_sampling(group, default=0.0)
     group.add_argument(
-        "--instruction", nargs="+", default=["random"], metavar="KEY", help="reflection instructions (random)"
+        "--reflection-temperature", type=temperature, metavar="T", help="of the reflector (default: --temperature)"
     )
-    group.add_argument("--instruction-file", metavar="FILE", help="YAML with instructions of your own, key: text")
-    group.add_argument("--prompts", metavar="NAME|DIR", help="default, miniature or a folder of templates")
-    _add_sampling(group, temperature=0.0)
-    group.add_argument(
-        "--reflection-temperature", type=_temperature, metavar="T", help="of the reflector (default: --temperature)"
-    )
-    group.add_argument("--top-p", type=_share, default=1.0, metavar="P", help="nucleus sampling (%(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="of the draw of problems and of every sample (%(default)s)")
-
-    group = command.add_argument_group("verification")
-    group.add_argument("--verifier-workers", type=_positive, default=2, metavar="N", help="processes (%(default)s)")
-    group.add_argument(
-        "--allow-unsandboxed-code",
-        action="store_true",
-        help="run model-written code without isolation; also needs HF_ALLOW_CODE_EVAL=1",
-    )
+    add_randomness(group)
+    add_verification(command.add_argument_group("verification"))
     command.add_argument("--output", required=True, metavar="DIR", help="the evaluation's folder")
-    command.set_defaults(shard=None, decontaminate_against=None)  # what an evaluation has no use for
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `reflectevo-train evaluate`."""
-    from reflectevo_data.cli import _engine, _problems
     from reflectevo_data.completers import Sampling, open_roles
     from reflectevo_data.generate import generate_run
     from reflectevo_data.prompts import choose_instructions, load_prompts
@@ -176,9 +160,8 @@ def run(args: argparse.Namespace) -> int:
         instruction_file=args.instruction_file,
     )
     choose_instructions(list(prompts.pool), args.instruction, n_reflections=1, problem_id="", seed=args.seed)
-    engine = _engine(args)
-    engine.check()
-    problems, source = _problems(args)
+    engine = engine_of(args)
+    problems, source = problems_of(args)
     configuration = {
         "kind": "evaluate",
         "source": source,

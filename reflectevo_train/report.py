@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reflectevo_data.arguments import add_engine, positive
 from reflectevo_data.errors import InputError
 from reflectevo_data.schema import Row, stable_hash
 
@@ -214,8 +215,6 @@ def outcomes(row: Row) -> list[str]:
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `reflectevo-train report`."""
-    from reflectevo_data.cli import _add_engine, _positive
-
     command.add_argument(
         "evaluations", nargs="+", metavar="[NAME=]DIR", help="folders of `evaluate`; the first is the baseline"
     )
@@ -225,14 +224,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--training", nargs="+", default=[], metavar="DIR", help="training runs, for their learning curves"
     )
     command.add_argument(
-        "--max-examples", type=_positive, default=5_000, metavar="N", help="in the reader (%(default)s)"
+        "--max-examples", type=positive, default=5_000, metavar="N", help="in the reader (%(default)s)"
     )
     group = command.add_argument_group("error types: a model labels why first trials failed")
     group.add_argument("--error-types", metavar="ID|DIR", help="the labelling model; labels are kept in each DIR")
     group.add_argument(
-        "--error-types-limit", type=_positive, default=200, metavar="N", help="failed trials of each run (%(default)s)"
+        "--error-types-limit", type=positive, default=200, metavar="N", help="failed trials of each run (%(default)s)"
     )
-    _add_engine(group)
+    add_engine(group)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -70,7 +70,7 @@ def make_evaluation(
                 f"Question {i}: {_text(words, n_words)}? {HOSTILE}",
                 "b",
                 "choice",
-                options=["no", "yes"],
+                options=("no", "yes"),
                 task=TASKS[i % 3],
                 source=f"s{i % 3}",
             )
