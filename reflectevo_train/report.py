@@ -9,9 +9,6 @@ examples. The first evaluation is the one that the others are compared with.
 from __future__ import annotations
 
 import argparse
-import base64
-import gzip
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,12 +16,12 @@ from typing import Any, NamedTuple
 
 from reflectevo_data.arguments import add_engine, positive
 from reflectevo_data.errors import InputError
-from reflectevo_data.schema import Row, stable_hash
+from reflectevo_data.schema import Row
 
 from .comparison import Metric, PairedTest, answers_of, compare, holm, settings_that_differ
 from .evaluate import PREDICTIONS, Evaluation, load_evaluation
+from .examples import examples_data, packed
 from .plots import Curve, Plot, accuracy_plot, correction_by_axis, correction_by_length, learning_curves
-from .scoring import outcome_of
 from .tables import GATES, NOTHING, Table, percent, points
 
 
@@ -39,7 +36,6 @@ TESTS_EXPLANATION = (
     "several problems share one (10,000 resamples)."
 )
 METRICS: dict[Metric, str] = {"t1": "Acc@t1", "t2": "Acc@t2", "t2_ungated": "Acc@t2 ungated"}
-MAX_TEXT = 8_000  # characters of one text in the reader
 
 
 class Run(NamedTuple):
@@ -156,7 +152,7 @@ def html(report: Report, *, max_examples: int = 5_000) -> str:
     template = environment.from_string(
         resources.files("reflectevo_train").joinpath("pages/report.jinja").read_text("utf-8")
     )
-    examples = examples_data(report.runs, max_examples=max_examples)
+    examples = examples_data([(run.name, run.rows) for run in report.runs], max_examples=max_examples)
     n = len(examples["examples"])
     notes = list(report.notes)
     if n < (total := sum(len(run.rows) for run in report.runs)):
@@ -176,41 +172,8 @@ def html(report: Report, *, max_examples: int = 5_000) -> str:
         error_types=report.error_types,
         error_types_note=report.error_types_note,
         n_examples=n,
-        packed_examples=Markup(_packed(examples)),
+        packed_examples=Markup(packed(examples)),
     )
-
-
-def examples_data(runs: Sequence[Run], *, max_examples: int) -> dict[str, Any]:
-    """What the reader reads: problems once, and for each run and problem its trials and outcome."""
-    ids: dict[str, None] = {row["id"]: None for run in runs for row in run.rows}
-    drawn = sorted(ids, key=lambda id: stable_hash("example", id))[: max_examples // max(len(runs), 1)]
-    places: dict[str, int] = {}
-    problems, examples = [], []
-    for number, run in enumerate(runs):
-        rows = {row["id"]: row for row in run.rows}
-        for id in sorted(set(drawn) & rows.keys()):
-            row = rows[id]
-            if id not in places:
-                places[id] = len(problems)
-                problems.append(_problem(row))
-            examples.append({"problem": places[id], "run": number, "outcomes": outcomes(row), "trials": _trials(row)})
-    examples.sort(key=lambda example: (example["problem"], example["run"]))
-    return {"runs": [run.name for run in runs], "problems": problems, "examples": examples}
-
-
-def outcomes(row: Row) -> list[str]:
-    """What became of a problem: first how its answer changed, then what else there is to say."""
-    first, last = row["output"][0], row["output"][outcome_of(row).last]
-    if first["is_correct"]:
-        kind = "right" if last["is_correct"] else "lost"
-    else:
-        kind = "corrected" if last["is_correct"] else "wrong"
-    more = {
-        "unparsed": last["status"] == "unparsed",
-        "leaks": any(trial["leaks_answer"] for trial in row["output"]),
-        "not_reflected": len(row["output"]) == 1,
-    }
-    return [kind, *(name for name, holds in more.items() if holds)]
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -257,12 +220,6 @@ def run(args: argparse.Namespace) -> int:
         ) from None
     print("\n".join(map(str, written)))  # noqa: T201
     return 0
-
-
-def _packed(examples: dict[str, Any]) -> str:
-    """The examples as base64 of gzipped JSON: what models write is a third of its size, and cannot end the script."""
-    text = json.dumps(examples, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), compresslevel=6, mtime=0)).decode()
 
 
 def _predictions(evaluation: Evaluation) -> list[Row]:
@@ -392,32 +349,3 @@ def _has(run: Run, metric: Metric) -> bool:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _problem(row: Row) -> dict[str, Any]:
-    listed = all(option.strip() in row["question"] for option in row["options"])
-    return {
-        "id": row["id"],
-        "question": row["question"][:MAX_TEXT],
-        "options": [] if listed else row["options"],
-        "answer": row["answer"][:MAX_TEXT],
-        "task": row["task"],
-        "source": row["source"],
-    }
-
-
-def _trials(row: Row) -> list[dict[str, Any]]:
-    standing = outcome_of(row).rounds
-    return [
-        {
-            "trial": trial["trial"],
-            "text": trial["reasoning"][:MAX_TEXT],
-            "answer": trial["generated_answer"][:MAX_TEXT],
-            "status": trial["status"],
-            "reflection": "\n".join(trial["reflections"])[:MAX_TEXT],
-            "instruction": trial["instruction"],
-            "leaks": trial["leaks_answer"],
-            "stands": place in standing,
-        }
-        for place, trial in enumerate(row["output"])
-    ]

@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.read_back [--versions 2.21.0 3.6.0 4.0.0]
 
-For each version: the four configs and both splits, plain and streaming, rows equal to the Parquet that was pushed.
+For each version: the four configs and both splits, plain and streaming, rows equal to the Parquet that was pushed. Exit code
+1 if they are not.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def main() -> None:
         folder = Path(name)
         dataset = make_dataset(folder)
         push = "import sys; from reflectevo_data.push import push_dataset; push_dataset(sys.argv[1], sys.argv[2])"
-        environment = os.environ | hub.environment(folder / "cache-push")
+        environment = os.environ | hub.environment(folder / "cache-push") | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         subprocess.run([sys.executable, "-c", push, str(dataset), REPO], env=environment, check=True)
         expected = {
             f"{config}/{split}": [
@@ -51,6 +52,7 @@ def main() -> None:
             for config in CONFIGS
             for split in ("train", "validation")
         }
+        n_equal = 0
         for version in args.versions:
             home = folder / f"datasets-{version}"
             venv.create(home, with_pip=True)
@@ -67,8 +69,10 @@ def main() -> None:
                 continue
             read = {part: content["rows"] for part, content in json.loads(done.stdout).items()}
             equal = read == json.loads(json.dumps(expected))
+            n_equal += equal
             n = sum(map(len, read.values()))
             print(f"datasets {version}: {n} rows of {len(read)} splits, {'equal' if equal else 'NOT EQUAL'}")  # noqa: T201
+    sys.exit(n_equal < len(args.versions))
 
 
 if __name__ == "__main__":

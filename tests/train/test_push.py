@@ -21,7 +21,8 @@ from reflectevo_data.errors import InputError
 from reflectevo_data.hub import RETRIED
 from reflectevo_train.cli import main
 from reflectevo_train.evaluate import load_evaluation
-from reflectevo_train.push import model_card, push_model
+from reflectevo_train.model_card import model_card
+from reflectevo_train.push import push_model
 from reflectevo_train.training_record import RECORD, record_training
 
 from ..hub_write import WritableHub
@@ -91,9 +92,7 @@ def hub():
 
 @pytest.fixture
 def api(hub, tmp_path, monkeypatch):
-    import huggingface_hub.utils._http as client
-
-    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     return HfApi(endpoint=hub.url, token="hf_test")
@@ -187,12 +186,16 @@ def test_cards_of_programs_give_way_and_words_of_people_stay(hub, api, model, ev
     assert not push(model, api, evaluations=evaluations).is_new
 
 
-@pytest.mark.parametrize("kind", [*sorted(RETRIED), "reset", "lost"])
-@pytest.mark.parametrize(("method", "path"), [("POST", "/commit/"), ("PUT", "/lfs/")])
+FAULTS = [*sorted(RETRIED), "reset", "lost"]
+STORAGE_FAULTS = [kind for kind in FAULTS if kind not in (408, 409, 412)]  # which a storage server does not answer
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [*(("POST", "/commit/", kind) for kind in FAULTS), *(("PUT", "/lfs/", kind) for kind in STORAGE_FAULTS)],
+)
 def test_whatever_fails_for_a_while_the_model_arrives_exactly_once(hub, api, model, method, path, kind):
     hub.fail(method, path, kind)
-    if path == "/lfs/" and kind in (408, 409, 412):
-        pytest.skip("a storage server does not answer so")
     push(model, api)
     assert hub.commits(REPO, "model") == ["Upload model"]
     assert files_of(hub)["model.safetensors"] == (model / "model.safetensors").read_bytes()

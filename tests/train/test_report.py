@@ -11,8 +11,9 @@ from reflectevo_data.completers.scripted import ScriptedCompleter
 from reflectevo_data.errors import InputError
 from reflectevo_train.cli import main
 from reflectevo_train.error_types import ERROR_TYPES
+from reflectevo_train.examples import examples_data, outcomes
 from reflectevo_train.plots import learning_curves
-from reflectevo_train.report import examples_data, html, load_runs, make_report, markdown, outcomes
+from reflectevo_train.report import html, load_runs, make_report, markdown
 
 from ..browser import chromium, console, requests, screenshot, skip_without_chromium, wait_for_examples
 from .evaluations import HOSTILE, make_evaluation, unpack_examples
@@ -125,12 +126,12 @@ def test_learning_curves_come_from_the_trainer_state(tmp_path):
 
 
 def test_examples_are_the_same_problems_of_every_run(runs):
-    data = examples_data(runs, max_examples=30)
+    data = examples_data([(run.name, run.rows) for run in runs], max_examples=30)
     assert len(data["problems"]) == 10
     assert len(data["examples"]) == 30
     for number in range(3):
         assert {e["problem"] for e in data["examples"] if e["run"] == number} == set(range(10))
-    everything = examples_data(runs, max_examples=5_000)
+    everything = examples_data([(run.name, run.rows) for run in runs], max_examples=5_000)
     for example in everything["examples"]:
         row = next(r for r in runs[example["run"]].rows if r["id"] == everything["problems"][example["problem"]]["id"])
         assert example["outcomes"] == outcomes(row)
