@@ -1,11 +1,14 @@
 """The paper in miniature: generate -> build -> train -> evaluate, in one folder, on a CPU.
 
-    reflectevo-train demo [--full] [--rounds 2] [--seeds N] [--dataset DIR] --output demo
+    reflectevo-train demo [--full] [--rounds 2] [--seeds N] [--jobs N] [--dataset DIR] --output demo
 
-Without `--full` one model is trained: a reflector, whose reflections the bundled model acts on. Every step is a command of the package, called here with the bundled model; the same command goes on where it was stopped.
+Without `--full` one model is trained: a reflector, whose reflections the bundled model acts on. Every step is a command
+of the package, called here with the bundled model; the same command goes on where it was stopped. A step takes one core;
+`--jobs` of them run at the same time.
 
     OUTPUT/seed-S/round-R/run, ReflectEvo-460K       the data of a round
     OUTPUT/seed-S/round-R/models/NAME, eval/NAME     what was trained on it, and its evaluation on test problems
+    OUTPUT/seed-S/round-R/log/NAME.txt               what a step said, when several run at the same time
     OUTPUT/table.md, results.json                    Acc@t1, Acc@t2, Δ; the counts behind them and the seconds of each phase
     OUTPUT/learning_curves.png                       Acc@t2 on validation problems while training
 """
@@ -15,11 +18,10 @@ Without `--full` one model is trained: a reflector, whose reflections the bundle
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ from reflectevo_data.store import load_rows
 
 from .comparison import Answers, PairedTest, answers_of, compare
 from .scoring import EvalReport, score_rows
+from .steps import Clock, Steps, available_cores
 from .tables import NOTHING, markdown_table, percent, points
 
 
@@ -118,6 +121,11 @@ class Plan:
         """The entry that a second round trains again: the one whose reflector can make the data."""
         return next(entry for entry in self.entries if REFLECT in entry.trainings)
 
+    @property
+    def n_steps(self) -> int:
+        """How many steps `demo` has: one for each dataset and each entry."""
+        return self.seeds * (1 + len(self.entries) + 2 * (self.rounds == 2))
+
     def manifest(self) -> dict[str, Any]:
         return {
             "entries": [entry.name for entry in self.entries],
@@ -129,23 +137,6 @@ class Plan:
         }
 
 
-@dataclass(slots=True)
-class Clock:
-    """Seconds of each phase, over all the times that the command was started."""
-
-    path: Path
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
-            self.path.write_text(json.dumps(self.seconds, indent=2))
-
-
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `reflectevo-train demo`."""
     command.add_argument("--full", action="store_true", help="all four settings and the baselines, not one setting")
@@ -153,6 +144,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--rounds", type=int, choices=(1, 2), default=1, help="2: train again on the trained model's data"
     )
     command.add_argument("--seeds", type=int, default=1, metavar="N", help="repeat with seeds 0 to N-1 (%(default)s)")
+    command.add_argument(
+        "--jobs", type=int, metavar="N", help="steps at once, a core each (with --full: all cores; else 1)"
+    )
     command.add_argument("--problems", type=int, metavar="N", help="problems that data is generated from")
     command.add_argument("--reflections", type=int, metavar="K", help="reflections on each failed trial")
     command.add_argument("--test-problems", type=int, metavar="N", help="problems of the evaluation")
@@ -187,36 +181,55 @@ def run(args: argparse.Namespace) -> int:
     )
     if plan.dataset is not None and not (plan.dataset / "build.json").is_file():
         raise InputError(f"--dataset {plan.dataset}: not a folder that `reflectevo-data build` made (no build.json).")
-    return demo(plan, Path(args.output))
+    return demo(plan, Path(args.output), jobs=args.jobs or (available_cores() if args.full else 1))
 
 
-def demo(plan: Plan, output: Path) -> int:
+def demo(plan: Plan, output: Path, *, jobs: int = 1) -> int:
     """Everything that is not there yet, then the table and the plot."""
     output.mkdir(parents=True, exist_ok=True)
     _refuse_other_plan(output / "demo.json", plan.manifest())
-    times = output / "seconds.json"
-    clock = Clock(times, json.loads(times.read_text()) if times.is_file() else {})
-    for seed in range(plan.seeds):
-        folder = output / f"seed-{seed}"
-        first, second = folder / "round-1", folder / "round-2"
-        dataset = plan.dataset or make_data(first, plan, seed=seed, clock=clock)
-        for entry in plan.entries:
-            train_and_evaluate(entry, first, dataset, plan, seed=seed, clock=clock)
-        if plan.rounds == 2:
-            entry, models = plan.goes_on, first / "models"
-            by = ["--reflector", str(models / REFLECT.name)]
-            by += ["--corrector", str(models / CORRECT.name)] if CORRECT in entry.trainings else []
-            dataset = make_data(second, plan, seed=seed + 1000, clock=clock, reflected_by=by)
-            train_and_evaluate(entry, second, dataset, plan, seed=seed, clock=clock, start_from=models)
+    clock = Clock.at(output / "seconds.json")
+    with clock.phase("wall"), Steps(jobs, plan.n_steps, clock) as steps:
+        asyncio.run(all_seeds(plan, output, steps))
     report(plan, output, clock)
     return 0
 
 
-def make_data(folder: Path, plan: Plan, *, seed: int, clock: Clock, reflected_by: Sequence[str] = ()) -> Path:
-    """The run and the dataset of a round; returns the dataset's folder."""
+async def all_seeds(plan: Plan, output: Path, steps: Steps) -> None:
+    """The seeds know nothing of each other."""
+    await asyncio.gather(*(one_seed(plan, output / f"seed-{seed}", seed, steps) for seed in range(plan.seeds)))
+
+
+async def one_seed(plan: Plan, folder: Path, seed: int, steps: Steps) -> None:
+    """Data, every entry on it, and a second round that begins as soon as the models that make its data are trained."""
+    first, second = folder / "round-1", folder / "round-2"
+    dataset = plan.dataset or first / DATASET
+    if plan.dataset is None:
+        await steps.run(first / "log" / "data.txt", make_data, first, plan, seed, ())
+
+    async def evaluated(entry: Entry, in_round: Path, data: Path, start_from: Path | None = None) -> None:
+        log = in_round / "log" / f"{entry.name}.txt"
+        await steps.run(log, train_and_evaluate, entry, in_round, data, plan, seed, start_from)
+
+    async def both_rounds(entry: Entry) -> None:
+        await evaluated(entry, first, dataset)
+        if plan.rounds == 2:
+            models = first / "models"
+            by = ["--reflector", str(models / REFLECT.name)]
+            by += ["--corrector", str(models / CORRECT.name)] if CORRECT in entry.trainings else []
+            await steps.run(second / "log" / "data.txt", make_data, second, plan, seed + 1000, by)
+            await evaluated(entry, second, second / DATASET, start_from=models)
+
+    others = [entry for entry in plan.entries if entry is not plan.goes_on]
+    # the longest chain of steps first
+    await asyncio.gather(both_rounds(plan.goes_on), *(evaluated(entry, first, dataset) for entry in others))
+
+
+def make_data(folder: Path, plan: Plan, seed: int, reflected_by: Sequence[str], clock: Clock) -> None:
+    """The run and the dataset of a round."""
     run, dataset = folder / "run", folder / DATASET
     if (dataset / "build.json").is_file():
-        return dataset
+        return
     with clock.phase("generate"):
         _data(
             *("generate", "--source", BASE, "--model", BASE, "--limit", plan.problems, "--seed", seed),
@@ -228,11 +241,10 @@ def make_data(folder: Path, plan: Plan, *, seed: int, clock: Clock, reflected_by
             _data("judge", run, "--judge", "self")
     with clock.phase("build"):
         _data("build", run, "--output", dataset)
-    return dataset
 
 
 def train_and_evaluate(
-    entry: Entry, folder: Path, dataset: Path, plan: Plan, *, seed: int, clock: Clock, start_from: Path | None = None
+    entry: Entry, folder: Path, dataset: Path, plan: Plan, seed: int, start_from: Path | None, clock: Clock
 ) -> None:
     """The models of an entry, each trained on the dataset, and their evaluation."""
     for training in entry.trainings:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +19,21 @@ from reflectevo_data.schema import COLUMNS as SCHEMA
 from reflectevo_data.schema import Row
 from reflectevo_data.store import RunDirectory, new_manifest
 from reflectevo_train import demo
+from reflectevo_train.checkpoints import is_whole
 from reflectevo_train.demo import (
     FULL,
     PROMPTING,
     QUICK,
+    REFLECTOR,
     RETRY,
     TWO_STAGE,
-    Clock,
     Plan,
     collect,
     learning_curves,
     table_row,
 )
+from reflectevo_train.steps import Clock, available_cores
+from tests.vllm_server import session_members
 
 
 def output(trial: int, correct: bool) -> Row:
@@ -121,13 +128,6 @@ def test_report_files(evaluated: Path, capsys: pytest.CaptureFixture[str]):
     assert (evaluated / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_clock_adds_up(tmp_path: Path):
-    clock = Clock(tmp_path / "seconds.json", {"train": 10.0})
-    with pytest.raises(ZeroDivisionError), clock.phase("train"):
-        1 / 0  # noqa: B018
-    assert 10.0 < json.loads((tmp_path / "seconds.json").read_text())["train"] < 11.0
-
-
 def test_other_plan_in_the_same_folder_is_refused(tmp_path: Path):
     path = tmp_path / "demo.json"
     for plan in (PLAN, Plan(SETTINGS, seeds=3, rounds=1, problems=4, reflections=2, test_problems=2)):
@@ -138,16 +138,19 @@ def test_other_plan_in_the_same_folder_is_refused(tmp_path: Path):
 
 
 def test_plans(monkeypatch: pytest.MonkeyPatch):
-    plans: list[Plan] = []
-    monkeypatch.setattr(demo, "demo", lambda plan, output: plans.append(plan) or 0)
+    calls: list[tuple[Plan, int]] = []
+    monkeypatch.setattr(demo, "demo", lambda plan, output, jobs: calls.append((plan, jobs)) or 0)
     for flags in (["--rounds", "2"], ["--full", "--seeds", "3"], ["--problems", "9", "--split", "validation"]):
         parser = argparse.ArgumentParser()
         demo.add_arguments(parser)
         assert demo.run(parser.parse_args(flags)) == 0
+    plans = [plan for plan, _ in calls]
     quick, full, small = plans
     assert (quick.entries, quick.seeds, quick.rounds, quick.split) == (QUICK, 1, 2, "test")
     assert (full.entries, full.seeds, full.test_problems) == (FULL, 3, 500)
     assert (small.problems, small.split) == (9, "validation")
+    assert (quick.n_steps, full.n_steps, small.n_steps) == (5, 24, 3)
+    assert [jobs for _, jobs in calls] == [1, available_cores(), 1]
     assert [plan.goes_on.name for plan in plans] == ["reflector", "two_stage", "reflector"]
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
@@ -162,28 +165,37 @@ def test_plans(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.skipif(
     not miniature_path().is_dir(), reason="the bundled model is not there: run reflectevo_train.miniature.train"
 )
-def test_whole_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    plan = Plan(SETTINGS, seeds=1, rounds=1, problems=60, reflections=3, test_problems=40)
-    train, calls = demo.train, []
+def test_whole_run_goes_on_where_it_was_killed(tmp_path: Path):
+    """Killed while it trains; the same command makes nothing twice, and its two processes end with it."""
+    output = tmp_path / "demo"
+    command = [
+        *(sys.executable, "-m", "reflectevo_train.cli", "demo", "--rounds", "2", "--jobs", "2"),
+        *("--problems", "60", "--reflections", "3", "--test-problems", "40", "--output", str(output)),
+    ]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    models = output / "seed-0/round-1/models"
+    with subprocess.Popen(command, env=environment, start_new_session=True) as first:
+        deadline = time.monotonic() + 300
+        while not any(is_whole(checkpoint) for checkpoint in models.glob("*/checkpoint-*")):
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        first.kill()
+    assert not list(models.glob("*/trainer_state.json"))
+    records = (output / "seed-0/round-1/run/records.jsonl").read_bytes()
+    while session_members(first.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
-    def dies(training: Any, *args: Any, **options: Any) -> None:
-        calls.append(training.name)
-        if calls.count("two_stage_correct") == 1:
-            raise KeyboardInterrupt
-        train(training, *args, **options)
-
-    monkeypatch.setattr(demo, "train", dies)
-    with pytest.raises(KeyboardInterrupt):
-        demo.demo(plan, tmp_path)
-    records = (tmp_path / "seed-0/round-1/run/records.jsonl").read_bytes()
-    assert demo.demo(plan, tmp_path) == 0
-    assert (tmp_path / "seed-0/round-1/run/records.jsonl").read_bytes() == records
-    assert calls == ["two_stage_reflect", "two_stage_correct"] * 2
-
-    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (output / "seed-0/round-1/run/records.jsonl").read_bytes() == records
+    said = (output / "seed-0/round-1/log/reflector.txt").read_text().splitlines()
+    # an epoch that is in the checkpoint is not trained again
+    assert len([line for line in said if "eval_acc_t2" in line and "'epoch': '1'" in line]) == 1
+    results = json.loads((output / "results.json").read_text())["results"]
+    assert [*results] == [PROMPTING.title, f"{REFLECTOR.title}, round 1", f"{REFLECTOR.title}, round 2"]
     assert {report["n_problems"] for report in results.values()} == {40}
     assert results[PROMPTING.title]["n_correct_t2"] >= results[PROMPTING.title]["n_correct_t1"] > 8
-    [reflect, _] = [curve.steps for curve in learning_curves(tmp_path)][::-1]
-    assert reflect[0] == 0
-    assert len(reflect) > 2
+    assert [curve.steps[0] for curve in learning_curves(output)] == [0, 0]
+    assert min(len(curve.steps) for curve in learning_curves(output)) > 2
