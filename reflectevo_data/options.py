@@ -20,27 +20,38 @@ _LETTER_AND_TEXT = re.compile(
     rf"{_NOUN}{_LETTER}(?P<separator>[.:)\]]|[ \t]*[-–—,=][ \t]|\s+\(?)\s*(?P<text>\S.*)", re.IGNORECASE | re.DOTALL
 )
 _OTHER_LETTER = re.compile(r"\A(?:and|or|&|/|,)?\s*\(?[A-Z]\b\)?(?![.'’]\w)")
-_OPTION_LINE = re.compile(r"^[ \t]{0,8}\(?(?P<letter>[A-Z])[.):：][ \t]*(?P<text>\S[^\n]*)$", re.MULTILINE)
+OPTION_LINE = re.compile(r"^[ \t]{0,8}\(?(?P<letter>[A-Z])[.):：][ \t]*(?P<text>\S[^\n]*)$", re.MULTILINE)
 _INLINE_OPTION = re.compile(r"\((?P<letter>[A-Z])\)[ \t]*(?P<text>[^()\n]+)")
 
 
 def options_of(problem: Problem) -> tuple[str, ...]:
     """The option texts: the problem's own, or those that its question lists as `A. …` or `(A) …`."""
-    return problem.options or _options_in(problem.question)
+    return problem.options or options_in(problem.question) or _inline_options(problem.question)
 
 
 @lru_cache(maxsize=4096)
-def _options_in(question: str) -> tuple[str, ...]:
-    options: list[str] = []
-    for match in _OPTION_LINE.finditer(question):
-        if match["letter"] == "A":
-            options = []  # a list in the passage stands before the one that is asked about
-        if ord(match["letter"]) == 65 + len(options):
-            options.append(match["text"].strip())
-    if len(options) < 2:
-        inline = list(_INLINE_OPTION.finditer(question))
-        options = [match["text"].strip(" \t,;") for i, match in enumerate(inline) if ord(match["letter"]) == 65 + i]
-    return tuple(options) if len(options) > 1 else ()
+def options_in(question: str) -> tuple[str, ...]:
+    r"""The options listed last in a question, one lettered line each, in the order of their letters.
+
+    >>> options_in("Which one?\nA. red\nC. blue\nB. green")
+    ('red', 'green', 'blue')
+    """
+    found: dict[str, str] = {}
+    listed: dict[str, str] = {}
+    for line in reversed(list(OPTION_LINE.finditer(question))):
+        if line["letter"] in found:
+            break  # a list in the passage stands before the one that is asked about
+        found[line["letter"]] = line["text"].strip()
+        if len(found) > 1 and set(found) == {chr(65 + i) for i in range(len(found))}:
+            listed = dict(found)
+    return tuple(listed[letter] for letter in sorted(listed))
+
+
+@lru_cache(maxsize=4096)
+def _inline_options(question: str) -> tuple[str, ...]:
+    inline = list(_INLINE_OPTION.finditer(question))
+    options = tuple(match["text"].strip(" \t,;") for i, match in enumerate(inline) if ord(match["letter"]) == 65 + i)
+    return options if len(options) > 1 else ()
 
 
 def read_option(content: str, options: tuple[str, ...]) -> str | None:

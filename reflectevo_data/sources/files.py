@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..options import OPTION_LINE, options_in
 from ..reading import read_records
 from ..schema import ANSWER_TYPES, AnswerType, Problem, stable_hash
 
 
 _SHOWN_ERRORS = 5
 _TEXT_FIELDS = ("task", "source", "license", "group", "test_setup_code")
-_LETTERED_LINE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 _NUMBER = re.compile(r"[-+−]?\$?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?([eE][-+]?\d+)?( ?/ ?\d+)?%?")
 _LATEX = re.compile(
@@ -132,25 +132,6 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
-def options_in(question: str) -> tuple[str, ...]:
-    r"""The options listed at the end of a question, one lettered line each, in the order of their letters.
-
-    >>> options_in("Which one?\nA. red\nC. blue\nB. green")
-    ('red', 'green', 'blue')
-    """
-    lines = list(_LETTERED_LINE.finditer(question))
-    found: dict[str, str] = {}
-    best: dict[str, str] = {}
-    for line in reversed(lines):
-        letter = line.group(1)
-        if letter in found:
-            break
-        found[letter] = line.group(2)
-        if len(found) > 1 and set(found) == {chr(65 + i) for i in range(len(found))}:
-            best = dict(found)
-    return tuple(best[letter] for letter in sorted(best))
-
-
 def infer_answer_type(answer: str, *, options: tuple[str, ...], given: bool, has_tests: bool) -> AnswerType:
     r"""How an answer is written where nothing states it.
 
@@ -216,9 +197,9 @@ def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(value, Mapping) and set(value) == {chr(65 + i) for i in range(len(value))}:
         value = [value[letter] for letter in sorted(value)]
     options = _texts({"options": value}, "options")
-    lettered = [_LETTERED_LINE.fullmatch(option) for option in options]
-    if options and all(match and match.group(1) == chr(65 + i) for i, match in enumerate(lettered)):
-        options = tuple(match.group(2) for match in lettered if match)
+    lettered = [OPTION_LINE.fullmatch(option) for option in options]
+    if options and all(match and match["letter"] == chr(65 + i) for i, match in enumerate(lettered)):
+        options = tuple(match["text"].strip() for match in lettered if match)
     if len(options) == 1 or len(options) > 26:
         raise ValueError(f"found {len(options)} options, expected 2 to 26")
     return options

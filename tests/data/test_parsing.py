@@ -160,6 +160,7 @@ def test_the_text_of_two_options_is_not_parsed():
         ("Which? (A) one (B) two (C) three", "B"),
         ("A. B. Smith wrote it.\nWhich?\nA. one\nB. two", "B"),
         ("Read:\nA. two\nB. one\nWhich?\nA. one\nB. two", "B"),  # the last list is asked about
+        ("Which?\nA. one\nC. two\nB. three\nD. four", "C"),  # two columns, as LogiQA has them
         ("Which?", "two"),
     ],
 )

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from reflectevo_data.errors import InputError
+from reflectevo_data.options import options_in
 from reflectevo_data.schema import Problem
 from reflectevo_data.sources import load_problems
-from reflectevo_data.sources.files import last_boxed, options_in
+from reflectevo_data.sources.files import last_boxed
 
 
 REFERENCE = Path(os.environ.get("REFLECTEVO_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
