@@ -104,10 +104,10 @@ def publish(
             if fault is None:
                 raise
             if not fault.may_pass:
-                raise InputError(f"{repo_id}: {fault.reason} Nothing was published.") from None
+                raise InputError(f"{repo_id}: {fault.reason} Nothing was published there.") from None
             if attempt == ATTEMPTS:
                 raise InputError(
-                    f"{repo_id}: {fault.reason} Gave up after {ATTEMPTS} attempts, and nothing was published; "
+                    f"{repo_id}: {fault.reason} Gave up after {ATTEMPTS} attempts, and nothing was published there; "
                     "the same command goes on with what was uploaded."
                 ) from None
             wait(min(fault.wait if fault.wait is not None else 2.0 ** (attempt - 1), LONGEST_WAIT))

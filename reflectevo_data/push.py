@@ -38,7 +38,7 @@ def push_dataset(
     Raises:
         InputError: The folder is no built dataset, or the Hub refuses or cannot be reached.
     """
-    from .card import _OURS as FIXED
+    from .card import FIXED
     from .publish import BUILD, CARD, load_build
     from .schema import CONFIGS
 

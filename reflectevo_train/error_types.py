@@ -1,6 +1,8 @@
 """Why first trials failed: a model labels each failed trial with one of eight error types.
 
-The types are what the reflection instructions ask to check, which are the paper's. The labelling prompt shows the gold
+The types are the paper's: mathematical (calculation, algorithm), logic and reasoning (flawed rationale, internal
+inconsistency), instruction violation (context misinterpretation, incomplete or irrelevant response, format discrepancy) and
+factual. The labelling prompt shows the gold
 answer; labels serve the report alone and go into no training data. They are kept in `error_types.jsonl` beside the
 predictions, so that a report made again asks only for what is missing.
 """
@@ -31,11 +33,11 @@ if TYPE_CHECKING:
 LABELS = "error_types.jsonl"
 ERROR_TYPES = {
     "calculation": "a number is computed wrongly: arithmetic, signs, carries, units",
-    "order": "steps are missing, doubled or taken in the wrong order",
-    "logic": "a conclusion does not follow from what is said before it",
-    "consistency": "statements contradict each other, or the answer contradicts the reasoning",
-    "context": "the question is misread, or a condition that it sets is not met",
-    "relevance": "something that matters is left out, or something beside the point decides",
+    "algorithm": "the method does not fit, or its steps are missing, doubled or in the wrong order",
+    "rationale": "a conclusion does not follow from what is said before it",
+    "inconsistency": "statements contradict each other, or the answer contradicts the reasoning",
+    "misinterpretation": "the question is misread, or a condition that it sets is not met",
+    "incompleteness": "something that matters is left out, or something beside the point decides",
     "format": "the answer is not in the form that was asked for",
     "facts": "a statement about the world or about a definition is wrong",
 }

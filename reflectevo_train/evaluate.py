@@ -229,8 +229,8 @@ def print_scores(title: str, scores: Scores) -> None:
     """The tables on standard output."""
     from reflectevo_data.progress import print_table
 
-    from .tables import GATES, GROUP_COLUMNS, group_rows, summary_rows
+    from .tables import GATES, group_columns, group_rows, summary_rows
 
     print_table(f"{title}: {GATES[scores.total.gate]}", ("", ""), summary_rows(scores.total))
     if scores.tasks or scores.sources:
-        print_table("by task and source", GROUP_COLUMNS, group_rows(scores, intervals=False))
+        print_table("by task and source", group_columns(scores), group_rows(scores, intervals=False))

@@ -97,6 +97,8 @@ def make_report(
         notes.append(f"The runs differ in more than their models: {', '.join(different)}.")
     if failed := [run.name for run in runs if run.evaluation.scores.total.n_failed]:
         notes.append(f"Problems whose requests failed are in no number of {', '.join(failed)}; evaluate again.")
+    if own := [run.name for run in runs if run.evaluation.scores.total.gate == "self"]:
+        notes.append(f"{', '.join(own)}: the model decides what it reflects on; what stands as ungated is self-gated.")
     plots = [accuracy_plot("Acc@t1 → Acc@t2", [(run.name, run.evaluation.scores.total) for run in runs])]
     for task in _groups(runs):
         reports = [(run.name, _by_group(run)[task]) for run in runs if task in _by_group(run)]

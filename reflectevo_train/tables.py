@@ -96,24 +96,15 @@ def summary_rows(report: EvalReport) -> list[tuple[str, str]]:
     return rows
 
 
-GROUP_COLUMNS = (
-    "",
-    "n",
-    "Acc@t1",
-    "Acc@t2",
-    "Δ",
-    "ungated",
-    "Δ",
-    "gained",
-    "lost",
-    "unparsed",
-    "EM/F1 t1",
-    "EM/F1 t2",
-)
+def group_columns(scores: Scores) -> tuple[str, ...]:
+    """The titles of what `group_rows` gives."""
+    delivered = "self-gated" if scores.total.gate == "self" else "ungated"
+    accuracies = ("Acc@t1", "Acc@t2", "Δ", delivered, "Δ")
+    return ("", "n", *accuracies, "gained", "lost", "unparsed", "EM/F1 t1", "EM/F1 t2")
 
 
 def group_rows(scores: Scores, *, intervals: bool = True) -> list[tuple[str, ...]]:
-    """One row a task, one a source where these are not the same, and one in total, in `GROUP_COLUMNS`."""
+    """One row a task, one a source where these are not the same, and one in total."""
     groups = [*scores.tasks.items()]
     if list(scores.sources.values()) != list(scores.tasks.values()):
         groups += scores.sources.items()

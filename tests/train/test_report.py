@@ -11,7 +11,9 @@ from reflectevo_data.completers.scripted import ScriptedCompleter
 from reflectevo_data.errors import InputError
 from reflectevo_train.cli import main
 from reflectevo_train.error_types import ERROR_TYPES
+from reflectevo_train.evaluate import load_evaluation, print_scores
 from reflectevo_train.examples import examples_data, outcomes
+from reflectevo_train.model_card import model_card
 from reflectevo_train.plots import learning_curves
 from reflectevo_train.report import html, load_runs, make_report, markdown
 
@@ -88,6 +90,22 @@ def test_every_run_is_tested_against_the_first_where_both_have_the_number(runs):
 def test_what_differs_beside_the_models_is_said(runs, folders):
     assert "The runs differ in more than their models: gate, seed." in markdown(make_report(runs))
     assert "The runs differ" not in markdown(make_report(runs[:1]))
+
+
+def test_what_a_model_gates_itself_is_not_called_ungated(folders, tmp_path, capsys):
+    make_evaluation(tmp_path / "own", seed=4, gate="self")
+    note = "own: the model decides what it reflects on; what stands as ungated is self-gated."
+    assert note in markdown(make_report(load_runs([str(folders / "base"), str(tmp_path / "own")])))
+    assert note not in markdown(make_report(load_runs([str(folders / "base")])))
+    evaluation = load_evaluation(tmp_path / "own")
+    print_scores("own", evaluation.scores)
+    table = capsys.readouterr().out
+    assert "self-gated" in table
+    assert "ungated" not in table
+    text, _ = model_card(tmp_path, "owner/reflector", {"own": evaluation})
+    assert "name: Acc@t2, self-gated" in text
+    assert "name: Δ(t1, t2), self-gated" in text
+    assert "ungated" not in text.split("---")[1]
 
 
 def test_correction_is_counted_by_length_and_by_instruction(runs):
