@@ -77,6 +77,15 @@ class ParsedTrial(NamedTuple):
     answer: str | None
 
 
+def without_thinking(text: str) -> str:
+    """The text without the hidden reasoning that reasoning models put first; it is not part of the attempt.
+
+    >>> without_thinking("<think>2 and 2, so</think>Action: Finish[4]")
+    'Action: Finish[4]'
+    """
+    return _THINKING.sub("", text) if "<think>" in text else text
+
+
 def parse_trial(text: str | None, problem: Problem) -> ParsedTrial:
     """The reasoning and the answer of one attempt.
 
@@ -132,8 +141,7 @@ class _Attempt(NamedTuple):
         text = str(text or "").replace("\x00", "")
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
-        if "<think>" in text:
-            text = _THINKING.sub("", text, count=1)
+        text = without_thinking(text)
         scanned = text
         for word in ("Action", "Finish", "Observation"):
             scanned = scanned.replace(word.upper(), word)

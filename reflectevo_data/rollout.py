@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 from .completers.base import Completer, Sampling
 from .leaks import leaks_answer
 from .one_stage import split_one_stage
-from .parsing import ParsedTrial, has_action, parse_trial
+from .parsing import ParsedTrial, has_action, parse_trial, without_thinking
 from .prompts import PromptSet, choose_instructions
 from .schema import Completion, FailedRollout, Problem, Reflection, Rollout, SecondTrial, Trial, Verdict, stable_hash
 from .voting import majority
@@ -264,7 +264,7 @@ class _Walk:
         completion = completions[0]
         if completion.finish_reason == "error":
             raise RequestFailed(step, completion.error)
-        return replace(completion, text=_without_thinking_block(completion.text))
+        return replace(completion, text=without_thinking(completion.text))
 
 
 def accepts(self_check: str) -> bool:
@@ -298,11 +298,3 @@ def request_seed(seed: int, problem_id: str, step: str) -> int:
     The low byte is clear: engines seed the i-th of n samples with seed + i, and no two requests may share a sample.
     """
     return (stable_hash(str(seed), problem_id, step) >> 1) & ~0xFF
-
-
-_THINKING = re.compile(r"\A\s*<think>.*?(</think>|\Z)", re.DOTALL)
-
-
-def _without_thinking_block(text: str) -> str:
-    """The text without the hidden reasoning block that reasoning models put first; it is not part of the attempt."""
-    return _THINKING.sub("", text) if "<think>" in text else text
