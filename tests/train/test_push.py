@@ -226,13 +226,8 @@ for name in ("ungated", "gated"):
     assert hub.commits(f"{REPO}-predictions") == ["Upload predictions"]
 
 
-def test_the_command_pushes_and_transformers_loads_it_back(hub, model, evaluations, tmp_path):
-    environment = os.environ | hub.environment(tmp_path / "fresh")
-    command = [sys.executable, "-c", "import sys; from reflectevo_train.cli import main; sys.exit(main())", "push"]
-    flags = [str(model), "--repo-id", REPO, "--eval", str(evaluations[0])]
-    done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"/{REPO} (pushed, commit " in done.stdout
+def assert_loads_back(environment: dict[str, str], model: Path) -> None:
+    """Transformers has the model and the chat template from the Hub as they are in the folder."""
     code = """
 import sys, torch, transformers
 loaded = transformers.AutoModelForCausalLM.from_pretrained("owner/reflector")
@@ -244,6 +239,16 @@ print(tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], toke
     done = subprocess.run([sys.executable, "-c", code, str(model)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "hello" in done.stdout
+
+
+def test_the_command_pushes_and_transformers_loads_it_back(hub, model, evaluations, tmp_path):
+    environment = os.environ | hub.environment(tmp_path / "fresh")
+    command = [sys.executable, "-c", "import sys; from reflectevo_train.cli import main; sys.exit(main())", "push"]
+    flags = [str(model), "--repo-id", REPO, "--eval", str(evaluations[0])]
+    done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"/{REPO} (pushed, commit " in done.stdout
+    assert_loads_back(environment, model)
 
 
 def test_a_recipe_with_push_to_hub_does_the_same_at_the_end_of_training(hub, tiny_model, dataset, tmp_path):
@@ -283,6 +288,7 @@ def test_a_recipe_with_push_to_hub_does_the_same_at_the_end_of_training(hub, tin
     assert "| setting | `two_stage_reflect` (SFTTrainer) |" in card
     assert "config `dplus`, version 1.0." in card
     assert not [path for path, content in files.items() if str(tmp_path).encode() in content]
+    assert_loads_back(os.environ | hub.environment(tmp_path / "fresh"), tmp_path / "out")
 
 
 def test_an_adapter_names_its_base_on_the_hub_and_loads_with_peft(hub, tiny_model, tmp_path):
