@@ -3,10 +3,10 @@
 The program's process is shown the calls of the tests and nothing else; what they return comes back as plain data and is
 compared here, so there is no expected value to find and no verdict to forge. Each check is a fork of a small process
 that was started once (`_sandbox/zygote.py`), has no files, no network, no other process and no privileges, and ends
-with the check.
+with the check. The fork for the next check is made while a check runs; the two share nothing.
 
 Own walls rather than a library's: sandlock 0.9.0 denies a list of system calls and starts a command a run (25 CPU ms
-for an empty Python on the machine where a whole check costs 6 here); pyseccomp needs libseccomp on the machine and
+for an empty Python on the machine where a whole check costs 5 here); pyseccomp needs libseccomp on the machine and
 landlockpy the file rules that an empty root does without. What is allowed fits on a page (`_sandbox/walls.py`).
 `python -m tests.benchmarks.code_checks` measures the checks.
 """
@@ -208,7 +208,7 @@ class CodeSandbox:
             return f"{answers.returned(numbers[len(verdicts)])}; judging it {self._how_it_ended(ended)}"
         return ""
 
-    def _run(self, request: dict[str, Any], new_receiver: Callable[[], Receiver]) -> tuple[Receiver, Ended]:
+    def _run(self, request: dict[str, Any], new_receiver: Callable[[], Receiver]) -> tuple[Receiver, Ended | None]:
         """Run one request in a process of its own, and once more if its worker died: no program has the means to kill it."""
         worker = self._workers.get()
         try:
@@ -279,7 +279,9 @@ class CodeSandbox:
     def _may_run_unsandboxed(self) -> bool:
         return self._allow_unsandboxed and os.environ.get("HF_ALLOW_CODE_EVAL") == "1"
 
-    def _how_it_ended(self, ended: Ended) -> str:
+    def _how_it_ended(self, ended: Ended | None) -> str:
+        if ended is None:
+            return "ended without an answer"
         if ended.why:
             return ended.why
         if os.WIFSIGNALED(ended.status):

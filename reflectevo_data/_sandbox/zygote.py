@@ -1,11 +1,12 @@
 """The process that model-written code is forked from: `python -s -P -S zygote.py CONTROL_FD OPTIONS`.
 
 It imports what programs use, puts on the walls that can be had and then forks one child a check. It never sees a
-program, a test or a value: each request is one byte and the descriptor of a fresh socket, on which the child gets its
+program, a test or a value: each order is one byte and the descriptor of a fresh socket, on which the child gets its
 program from the parent and answers. So no child's memory holds anything of another check. Standard library only.
 
-Control socket, parent to zygote: `r` with a descriptor (run), then `k` (the check is over: kill what is left). Zygote
-to parent: one line of JSON when it is ready, then for each `k` a `USAGE` record. End of file ends everything.
+Control socket, parent to zygote: `FORK` with a descriptor (a child for a check to come), `NEXT` with a descriptor (the
+oldest child's check is over: kill what is left of it, then as FORK), `LAST` likewise (and say how the oldest ended).
+Zygote to parent: one line of JSON when it is ready, then for each `LAST` a `USAGE` record. End of file ends everything.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import contextlib
 import fcntl
 import gc
 import importlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
@@ -26,10 +26,12 @@ import signal
 import socket
 import struct
 import sys
+import time
 import types
 from typing import Any, NoReturn
 
 
+FORK, NEXT, LAST = b"f", b"n", b"l"
 USAGE = struct.Struct("=id")  # wait status, CPU seconds
 READY = "ready"
 MAX_MESSAGE = 200  # characters of an exception's text
@@ -48,10 +50,11 @@ _NOT_FOR_PROGRAMS = {
 }
 
 
-class StoredModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports the standard library from memory: behind the walls there are no files.
+class StoredModules:
+    """A finder and loader that imports the standard library from memory: behind the walls there are no files.
 
-    The memory is a sealed file that no process can change: it is shared by all forks and none has to copy it.
+    The memory is a sealed file that no process can change: it is shared by all forks and none has to copy it. Without
+    the base classes of importlib.abc, which brings 30 modules along, one of them with work to do after each fork.
     """
 
     def __init__(self) -> None:
@@ -86,7 +89,11 @@ class StoredModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if fullname not in self._places:
             return None
         origin, _, _, is_package = self._places[fullname]
-        return importlib.util.spec_from_loader(fullname, self, origin=origin, is_package=is_package)
+        loader: Any = self
+        return importlib.machinery.ModuleSpec(fullname, loader, origin=origin, is_package=is_package)
+
+    def create_module(self, spec: object) -> None:
+        """Python's own way of making a module is right."""
 
     def exec_module(self, module: types.ModuleType) -> None:
         path, start, end, _ = self._places[module.__name__]
@@ -132,65 +139,83 @@ def build_walls(options: dict[str, Any]) -> list[str]:
             with contextlib.suppress(OSError):
                 layers.append(f"Landlock {walls.landlock()}")
     for name, value in (("AS", options["memory_mb"] << 20), ("FSIZE", 0), ("CORE", 0), ("NOFILE", 32)):
-        limit(f"RLIMIT_{name}", value, value)
+        limit: int = getattr(resource, f"RLIMIT_{name}")
+        with contextlib.suppress(ValueError, OSError):  # macOS has no limit on the address space
+            resource.setrlimit(limit, lowered(limit, value, value))
     return layers
 
 
-def limit(name: str, soft: int, hard: int) -> None:
-    """Lower one limit of this process, as far as it can be lowered."""
-    highest = resource.getrlimit(getattr(resource, name))[1]
-    if highest != resource.RLIM_INFINITY:
-        soft, hard = min(soft, highest), min(hard, highest)
-    with contextlib.suppress(ValueError, OSError):  # macOS has no limit on the address space
-        resource.setrlimit(getattr(resource, name), (soft, hard))
+def lowered(limit: int, soft: int, hard: int) -> tuple[int, int]:
+    """A limit's values as far as this process may set them."""
+    highest = resource.getrlimit(limit)[1]
+    return (soft, hard) if highest == resource.RLIM_INFINITY else (min(soft, highest), min(hard, highest))
 
 
-def serve(control: socket.socket, cpu_s: int, seccomp: Any) -> None:
-    """Fork a child for each request, and kill it when the parent says so, until the parent is gone."""
+def serve(control: socket.socket, cpu_limit: tuple[int, int], seccomp: Any) -> None:
+    """Fork a child for each order, and kill the oldest when the parent says so, until the parent is gone.
+
+    Children are forked before their program is known: what that takes is no part of the time that a check waits.
+    """
+    children: list[int] = []
     while True:
         order, descriptors, _, _ = socket.recv_fds(control, 1, 1)
-        if not order:
+        if order in (NEXT, LAST):
+            child = children.pop(0)
+            if order == LAST:
+                let_end(child)
+            usage = end(child)
+            if order == LAST:
+                control.send(USAGE.pack(*usage))
+        elif not order:
             return
         child = os.fork()
         if child == 0:
             control.close()
-            run_child(descriptors[0], cpu_s, seccomp)
+            run_child(descriptors[0], cpu_limit, seccomp)
+        children.append(child)
         os.close(descriptors[0])
-        order = control.recv(1)
-        for kill in (os.killpg, os.kill):
-            with contextlib.suppress(OSError):  # its group is gone, or was never made
-                kill(child, signal.SIGKILL)
-        _, status, usage = os.wait4(child, 0)
-        if not order:
+
+
+def let_end(child: int) -> None:
+    """Wait a moment for a child that has hung up to end by itself: how it did so is asked for."""
+    for _ in range(100 if hasattr(os, "waitid") else 0):  # macOS has none
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return
-        control.send(USAGE.pack(status, usage.ru_utime + usage.ru_stime))
+        time.sleep(0.001)
 
 
-def run_child(descriptor: int, cpu_s: int, seccomp: Any) -> NoReturn:
-    """Read one request, put on the last wall, work, and end without any clean-up of the program's."""
+def end(child: int) -> tuple[int, float]:
+    """Kill a child with what it started; its wait status and CPU seconds."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(OSError):  # its group is gone, or was never made
+            kill(child, signal.SIGKILL)
+    _, status, usage = os.wait4(child, 0)
+    return status, usage.ru_utime + usage.ru_stime
+
+
+def run_child(descriptor: int, cpu_limit: tuple[int, int], seccomp: Any) -> NoReturn:
+    """Put on the last walls, wait for a request, work, and end without any clean-up of the program's."""
     try:
         zygote = os.getppid()
         os.setsid()
         if seccomp is not None:
-            import walls
-
-            walls.die_with_parent()
+            sys.modules["walls"].die_with_parent()
             if os.getppid() != zygote:
                 os._exit(1)
-        limit("RLIMIT_CPU", cpu_s, cpu_s + 1)
-        parts = []
-        while part := os.read(descriptor, 1 << 16):
-            parts.append(part)
-        request = json.loads(b"".join(parts))
-        del parts
+        resource.setrlimit(resource.RLIMIT_CPU, cpu_limit)
         if seccomp is not None:
             seccomp.install()
+        data = b""
+        while part := os.read(descriptor, max(1 << 12, len(data))):
+            data += part
+        request = marshal.loads(data)
+        del data, part
         gc.enable()
-        sys.modules["random"].seed(0)  # the same program gets the same verdict
         if "expressions" in request:
             judge(descriptor, request)
         else:
             run_program(descriptor, request)
+        os.close(descriptor)  # tells the parent before the memory is torn down
     except BaseException as error:
         with contextlib.suppress(BaseException):
             send(descriptor, failure(error))
@@ -198,9 +223,15 @@ def run_child(descriptor: int, cpu_s: int, seccomp: Any) -> NoReturn:
         os._exit(0)
 
 
+# `json.dumps` makes one for each text, for which a fresh fork has to copy 30 pages of memory
+_json_chunks: Any = json.JSONEncoder(check_circular=False).iterencode
+if make_encoder := getattr(json.encoder, "c_make_encoder", None):
+    _json_chunks = make_encoder(None, None, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True)
+
+
 def send(descriptor: int, message: Any) -> None:
     """Write one message as one line."""
-    data = json.dumps(message).encode() + b"\n"
+    data = "".join(_json_chunks(message, 0)).encode() + b"\n"
     if len(data) > sys.modules["values"].MAX_BYTES:
         raise sys.modules["values"].TooLarge(f"a result of {len(data)} bytes")
     while data:
@@ -220,9 +251,7 @@ def run_program(descriptor: int, request: dict[str, Any]) -> None:
     """Run the code, the setup, then each call; a message for each of the three stages that ends well."""
     import values
 
-    module = types.ModuleType("solution")
-    sys.modules["solution"] = module  # dataclasses and pickles look there
-    namespace = module.__dict__
+    namespace = sys.modules["solution"].__dict__
     for name in ("code", "setup"):
         exec(compile(request[name], f"<{name}>", "exec", dont_inherit=True), namespace)
     send(descriptor, [READY])
@@ -272,11 +301,13 @@ def main() -> None:
         sys.path_importer_cache.clear()
     sys.argv[:] = ["solution"]
     os.environ.clear()
+    sys.modules["random"].seed(0)  # the same program gets the same verdict
+    sys.modules["solution"] = types.ModuleType("solution")  # dataclasses and pickles look there
     gc.collect()
     gc.freeze()  # the collector of a child leaves the shared pages alone
     gc.disable()
     control.send(json.dumps(layers).encode() + b"\n")
-    serve(control, options["cpu_s"], seccomp)
+    serve(control, lowered(resource.RLIMIT_CPU, options["cpu_s"], options["cpu_s"] + 1), seccomp)
 
 
 if __name__ == "__main__":

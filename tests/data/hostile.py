@@ -154,7 +154,7 @@ ATTACKS = [
         "import builtins\nbuiltins.AssertionError = type('E', (Exception,), {'__new__': lambda *a: None})\n"
         "for name in ('set', 'sorted', 'bool', 'all', 'any', 'isinstance', 'type', 'len'):\n"
         "    setattr(builtins, name, lambda *a, **k: True)\ndef f(n):\n    return 0",
-        r"^the code ended without an answer$",  # it broke its own runner
+        r"^test 1 of 2: f\(1\) ended without an answer$",  # it broke its own runner
     ),
     Attack(
         "patch set for the judge",
@@ -174,7 +174,7 @@ ATTACKS = [
     ),
     Attack(
         "patch json",
-        "import json\nreal = json.dumps\njson.dumps = lambda m: real(['passed', True])\ndef f(n):\n    return 0",
+        "import sys\nmain = sys.modules['__main__']\nmain._json_chunks = lambda *a: ['[\"passed\", true]']\ndef f(n):\n    return 0",
         r"^the code sent something that is not a result$",
     ),
     Attack(
@@ -356,7 +356,7 @@ ATTACKS = [
     Attack(
         "wide sharing",
         "def f(n):\n    x = [0]\n    for _ in range(40):\n        x = [x, x]\n    return x",
-        r"raised TooLarge",
+        r"raised TooLarge|used more than 1 s of CPU time",
     ),
     Attack("long text", "def f(n):\n    return 'x' * 50_000_000", r"raised TooLarge: a text of 50000000 characters"),
     Attack(
