@@ -1,14 +1,14 @@
 """Upstream's files or its dataset on the Hub -> our records: `reflectevo-data import FILE…|HUB_ID --output RUN`.
 
 Rows are read as a stream, mended (`repair.py`), brought into one form (`upstream.py`), and those that belong to one
-first trial become one record: raw rows, D+ rows, and D± and Dpref pairs of the same trial complete each other. Larger
-inputs are spread over temporary files by question, so that memory holds a part at a time. Labels are verified anew,
-prompts recorded after the answer are cut, and everything that was changed or left out is counted in the report.
+first trial become one record (`merging.py`): raw rows, D+ rows, and D± and Dpref pairs of the same trial complete each
+other. Larger inputs are spread over temporary files by question, so that memory holds a part at a time. Labels are
+verified anew, prompts recorded after the answer are cut, and everything that was changed or left out is counted in the
+report.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import itertools
 import logging
@@ -19,12 +19,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-import orjson
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import InputError
 from .leaks import leaks_answer
+from .merging import Merged, merge, spread
 from .parsing import parse_trial
 from .reading import read_records
 from .repair import cut_prompt, cut_stated_gold, cut_verdict, repair_text
@@ -166,9 +165,9 @@ def import_records(
             parts = [found]
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reflectevo-import-")))
-            parts = _spread(found, folder, n_parts)
+            parts = spread(found, folder, n_parts)
         for part in parts:
-            merged = _merge(part, report)
+            merged = merge(part, report.counts)
             while batch := list(itertools.islice(merged, _BATCH)):
                 yield from _records(batch, verifier, report)
     if not report.counts["records"]:
@@ -281,112 +280,10 @@ def _source_of(name: str) -> str:
     return next((word for word in words if word in SOURCES or word == "bigbench"), "")
 
 
-# --------------------------------------------------------------------------------------------------- parts and merging
-
-
-def _spread(found: Iterable[Attempt], folder: Path, n_parts: int) -> Iterator[Iterator[Attempt]]:
-    """The attempts in parts, by question: each part has its questions whole."""
-    with ExitStack() as stack:
-        files: list[IO[bytes]] = [stack.enter_context((folder / str(i)).open("wb")) for i in range(n_parts)]
-        for attempt in found:
-            line = orjson.dumps(dataclasses.asdict(attempt)) + b"\n"
-            files[int(attempt.question_id, 16) % n_parts].write(line)
-    for i in range(n_parts):
-        yield _part(folder / str(i))
-        (folder / str(i)).unlink()
-
-
-def _part(path: Path) -> Iterator[Attempt]:
-    with path.open("rb") as file:
-        for line in file:
-            values = orjson.loads(line)
-            values |= {name: tuple(values[name]) for name in ("answers", "options", "test_list")}
-            values["first"] = _stored(values["first"])
-            values["seconds"] = tuple(map(_stored, values["seconds"]))
-            yield Attempt(**values)
-
-
-def _stored(values: dict[str, Any]) -> Stored:
-    values["prompts"] = tuple(values["prompts"])
-    return Stored(**values)
-
-
-class _Merged(NamedTuple):
-    """All that is known of one first trial. `pairs` are places in `seconds`, the preferred one first."""
-
-    problem: Problem
-    first: Stored
-    seconds: list[Stored]
-    pairs: list[tuple[int, int]]
-
-
-def _merge(found: Iterable[Attempt], report: ImportReport) -> Iterator[_Merged]:
-    """Attempts at one question with one first trial as one; what one file leaves open another may say."""
-    merged: dict[str, _Merged] = {}
-    for attempt in found:
-        known = merged.get(attempt.id)
-        if known is None:
-            known = merged[attempt.id] = _Merged(_problem(attempt), attempt.first, [], [])
-        else:
-            report.counts["rows merged into another's record"] += 1
-            problem = _completed(known.problem, _problem(attempt))
-            known = merged[attempt.id] = known._replace(problem=problem, first=_completed(known.first, attempt.first))
-        places = [_add(known.seconds, second) for second in attempt.seconds]
-        if attempt.is_pair and places[0] != places[1]:
-            known.pairs.append((places[0], places[1]))
-    yield from merged.values()
-
-
-def _problem(attempt: Attempt) -> Problem:
-    of_source = SOURCES.get(attempt.source)
-    return Problem(
-        id=f"imported/{attempt.id}",
-        question=attempt.question,
-        answer=attempt.answer,
-        answer_type=attempt.answer_type,
-        options=attempt.options,
-        test_list=attempt.test_list,
-        test_setup_code=attempt.test_setup_code,
-        answers=attempt.answers,
-        task=attempt.task or (of_source.task if of_source else ""),
-        source=attempt.source,
-        license=attempt.license or (of_source.license if of_source else "unknown"),
-        group=f"imported/{attempt.question_id}",  # records of one question stay in one split
-    )
-
-
-def _add(seconds: list[Stored], second: Stored) -> int:
-    """The place of this second trial, which is added when it is new."""
-    key = _words(second.reflection), _words(cut_verdict(second.reasoning)[0])
-    for i, known in enumerate(seconds):
-        if (_words(known.reflection), _words(cut_verdict(known.reasoning)[0])) == key:
-            seconds[i] = _completed(known, second)
-            return i
-    seconds.append(second)
-    return len(seconds) - 1
-
-
-_Fields = TypeVar("_Fields", Problem, Stored)
-
-
-def _completed(known: _Fields, other: _Fields) -> _Fields:
-    """`known` with the fields that it leaves empty taken from `other`."""
-    empty: dict[str, Any] = {
-        f.name: getattr(other, f.name)
-        for f in dataclasses.fields(known)
-        if getattr(known, f.name) in ("", (), None) and getattr(other, f.name) not in ("", (), None)
-    }
-    return replace(known, **empty) if empty else known
-
-
-def _words(text: str) -> str:
-    return " ".join(text.split())
-
-
 # -------------------------------------------------------------------------------------------------- labels and records
 
 
-def _records(batch: Sequence[_Merged], verifier: VerifierPool | None, report: ImportReport) -> Iterator[Imported]:
+def _records(batch: Sequence[Merged], verifier: VerifierPool | None, report: ImportReport) -> Iterator[Imported]:
     """The records of merged attempts, labels verified together."""
     trials = [(merged.problem, trial) for merged in batch for trial in (merged.first, *merged.seconds)]
     verdicts = iter(_verdicts(trials, verifier))
@@ -437,7 +334,7 @@ def _stored_answer(problem: Problem, stored: Stored) -> str:
     return forms.get(problem.answer_type, "Action: Finish[{}]").replace("{}", stored.answer)
 
 
-def _record(merged: _Merged, verdicts: Sequence[Verdict | None], report: ImportReport) -> Imported:
+def _record(merged: Merged, verdicts: Sequence[Verdict | None], report: ImportReport) -> Imported:
     counts, problem = report.counts, merged.problem
     generator = merged.first.model or "unknown"
     outputs = [_output(1, problem, merged.first, verdicts[0], merged.first, counts)]
