@@ -12,12 +12,13 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test test-slow test-vllm style quality bench bench-engines clean
 
-## demo: the main job on the bundled miniature: questions in, load_dataset(...) out
+## demo: the main job on the bundled miniature: questions in, load_dataset(...) out, a reflector trained on it
 demo: $(VENV)/.demo
 	$(BIN)/reflectevo-data generate --source miniature --model miniature --limit $(PROBLEMS) --n-reflections 4 --temperature 1.0 --output $(DEMO)/run
 	$(BIN)/reflectevo-data judge $(DEMO)/run --judge self
 	$(BIN)/reflectevo-data build $(DEMO)/run --output $(DEMO)/ReflectEvo-460K
 	$(BIN)/reflectevo-data show $(DEMO)/ReflectEvo-460K --config dpref
+	$(BIN)/reflectevo-train demo --dataset $(DEMO)/ReflectEvo-460K --output $(DEMO)/training
 
 ## test: all tests but those that need minutes, a GPU or vLLM
 test: $(VENV)/.dev
@@ -57,7 +58,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[transformers]'
+	$(PIP) --editable '.[train]'
 	touch $@
 
 $(VENV)/.dev: setup.cfg pyproject.toml constraints.txt | $(BIN)/python

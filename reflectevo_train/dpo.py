@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args: ModelConfig) -> None:
     set_up_logging(training_args)
-    push = take_push(training_args)
+    push = take_push(training_args, model_args)
     train_rows, eval_rows = load_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
     tokenizer = load_tokenizer(model_args, trust_remote_code=training_args.trust_remote_code)
     train_pairs = preference_pairs(train_rows, tokenizer, training_args)

@@ -178,8 +178,19 @@ def finish(
     trainer.accelerator.end_training()
 
 
-def take_push(training_args: Any) -> bool:
-    """Whether the recipe asks for a push; the trainer is not to do it itself, at every checkpoint and with its own card."""
+def take_push(training_args: Any, model_args: ModelConfig) -> bool:
+    """Whether the recipe asks for a push; the trainer is not to do it itself, at every checkpoint and with its own card.
+
+    Raises:
+        InputError: The push at the end would be refused.
+    """
+    path = Path(model_path(model_args))
+    new_adapter = model_args.use_peft and not (path / "adapter_config.json").is_file()
+    if training_args.push_to_hub and new_adapter and path.is_dir():
+        raise InputError(
+            f"push_to_hub: the adapter's base would be the folder {path}, which nobody else has. Name the base by its Hub "
+            "id, or train without push_to_hub and run `reflectevo-train push --base-model ID`."
+        )
     push, training_args.push_to_hub = training_args.push_to_hub, False
     return push
 

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     set_up_logging(training_args)
-    push = take_push(training_args)
+    push = take_push(training_args, model_args)
     train_rows, eval_rows = load_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
     tokenizer = load_tokenizer(model_args, trust_remote_code=training_args.trust_remote_code)
     make_example = partial(example_of, setting=script_args.setting, prompts=script_args.prompts)

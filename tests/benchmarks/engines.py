@@ -239,8 +239,9 @@ async def measure(args: argparse.Namespace, folder: Path, show: Callable[[Measur
             async with open_roles(Engine("transformers", "miniature")) as roles:
                 await loop("warm-up", roles.generator, problems[:16], miniature, verifier)
                 ours, requests = await loop("transformers", roles.generator, problems, miniature, verifier)
+                ours_rows = roles.generator.slots
             show(ours, "")
-            padded = padded_generate(requests, len(problems), 64)
+            padded = padded_generate(requests, len(problems), ours_rows)
             show(padded, f"ours is {padded.seconds / ours.seconds:.2f} times as fast")
         if want("sequential", "vllm", "limit", "prefix on", "prefix off", "http"):
             from reflectevo_data.completers.vllm_engine import open_vllm

@@ -156,6 +156,7 @@ def arguments(dataset: Path, model: Path, output: Path, *more: str) -> Any:
         (["--dataset_train_split", "tests"], r"has no split 'tests'. Expected one of train, validation"),
         (["--dataset_name", "/nowhere"], "dataset_name: /nowhere .dplus. cannot be loaded"),
         (["--packing", "true", "--segment_weights", "1", "2"], "segment_weights: packing does not keep segments"),
+        (["--push_to_hub", "true", "--use_peft", "true"], "push_to_hub: the adapter's base would be the folder"),
     ],
 )
 def test_what_cannot_be_trained(more: list[str], message: str, dataset: Path, tiny_model: Path, tmp_path: Path):
