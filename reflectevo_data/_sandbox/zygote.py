@@ -36,13 +36,14 @@ USAGE = struct.Struct("=id")  # wait status, CPU seconds
 READY = "ready"
 MAX_MESSAGE = 200  # characters of an exception's text
 
-# Imported before the walls go up: what solutions import most, and every extension module that may be needed later, as
-# there is no file to load it from. No more than that: the fork of a process takes the longer the more memory it holds.
+# Imported before the walls go up: what solutions import most, and the extension modules that may be needed later, as
+# there is no file to load them from. No more than that: the fork of a process takes the longer the more it has mapped.
+# Where the library has the same in Python it does without: `_elementtree`, `_queue`, `_statistics`, `_uuid`, `_zoneinfo`.
 _PRELOADED = """
     bisect cmath collections collections.abc copy datetime decimal fractions functools heapq itertools json math
     operator random re statistics string struct typing
-    _bz2 _contextvars _csv _ctypes _elementtree _hashlib _lzma _opcode _pickle _posixsubprocess _queue
-    _statistics _strptime _uuid _zoneinfo array binascii fcntl mmap pyexpat select termios unicodedata zlib
+    _bz2 _contextvars _csv _ctypes _hashlib _lzma _opcode _pickle _posixsubprocess _strptime array binascii fcntl mmap
+    pyexpat select unicodedata zlib
 """
 _NOT_FOR_PROGRAMS = {
     *("site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "turtledemo"),
