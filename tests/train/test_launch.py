@@ -93,6 +93,8 @@ def launch(
         *("--per_device_train_batch_size", batch),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"} | (env or {})
+    # DeepSpeed's operators are built here: in the user's cache, a build that was once killed leaves a lock that all wait for
+    environment["TORCH_EXTENSIONS_DIR"] = str(probe.with_name("torch_extensions"))
     return subprocess.run(run, capture_output=True, text=True, env=environment, timeout=580, cwd=ROOT)
 
 
