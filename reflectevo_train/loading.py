@@ -64,7 +64,8 @@ def load_rows(script_args: ReflectionArguments, *, with_evaluation: bool) -> tup
     splits = [script_args.dataset_train_split, *([script_args.dataset_test_split] if with_evaluation else [])]
     for split in splits:
         if split not in loaded:
-            raise InputError(f"{name} ({config}): has no split {split!r}. Expected one of {', '.join(loaded)}.")
+            remedy = "" if split == splits[0] else " Or set eval_strategy: 'no'."
+            raise InputError(f"{name} ({config}): has no split {split!r}. Expected one of {', '.join(loaded)}.{remedy}")
         if not script_args.dataset_streaming and not len(loaded[split]):
             raise InputError(
                 f"{name} ({config}): its split {split} has no rows. Generate more, or set eval_strategy: 'no'."
