@@ -395,7 +395,7 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
     names = list(dict.fromkeys(curve.name.rpartition(" (")[0] for curve in curves))
     labelled: set[str] = set()
     for curve in curves:
@@ -405,7 +405,7 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path) -> None:
         axes.plot(curve.steps, curve.acc_t2, marker="o", markersize=3, color=f"C{names.index(name)}", label=label)
     axes.set(xlabel="optimizer step", ylabel="Acc@t2, validation problems", title="Learning curves")
     if curves:
-        axes.legend()
+        figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
