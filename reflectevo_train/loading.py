@@ -65,7 +65,9 @@ def load_rows(script_args: ReflectionArguments, *, with_evaluation: bool) -> tup
     for split in splits:
         if split not in loaded:
             remedy = "" if split == splits[0] else " Or set eval_strategy: 'no'."
-            raise InputError(f"{name} ({config}): has no split {split!r}. Expected one of {', '.join(loaded)}.{remedy}")
+            raise InputError(
+                f"{name} ({config}): has no split {split!r}. Expected one of {', '.join(loaded)}.{remedy}"
+            )
         if not script_args.dataset_streaming and not len(loaded[split]):
             raise InputError(
                 f"{name} ({config}): its split {split} has no rows. Generate more, or set eval_strategy: 'no'."
