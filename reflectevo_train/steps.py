@@ -9,6 +9,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -109,6 +110,8 @@ def _start(end: Connection, several: bool) -> None:
     """In a new process: one core for each of several, and no life after the process that it works for."""
     if several:
         os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that waits for them ends them
 
     def watch() -> None:
         end.poll(None)

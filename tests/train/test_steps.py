@@ -109,7 +109,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_step_outlives_its_parent(how: signal.Signals, tmp_path: Path):
     script, begun = tmp_path / "parent.py", tmp_path / "begun"
     script.write_text(PARENT)
@@ -120,7 +120,8 @@ def test_no_step_outlives_its_parent(how: signal.Signals, tmp_path: Path):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert len(session_members(parent.pid)) > 1
-        parent.send_signal(how)
+        send = os.killpg if how == signal.SIGINT else os.kill  # as a terminal does
+        send(parent.pid, how)
     while session_members(parent.pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
