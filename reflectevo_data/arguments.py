@@ -11,6 +11,7 @@ from .errors import InputError
 
 if TYPE_CHECKING:
     from .completers import Engine
+    from .prompts import PromptSet
     from .schema import Problem
 
 
@@ -89,6 +90,15 @@ def add_verification(group: Any) -> None:
         action="store_true",
         help="run model-written code without isolation; also needs HF_ALLOW_CODE_EVAL=1",
     )
+
+
+def prompts_of(args: argparse.Namespace, *, default: str) -> PromptSet:
+    """The prompt set, with every instruction that is asked for in its pool."""
+    from .prompts import choose_instructions, load_prompts
+
+    prompts = load_prompts(args.prompts or default, instruction_file=args.instruction_file)
+    choose_instructions(list(prompts.pool), args.instruction, n_reflections=1, problem_id="", seed=args.seed)
+    return prompts
 
 
 def problems_of(args: argparse.Namespace) -> tuple[list[Problem], dict[str, Any]]:

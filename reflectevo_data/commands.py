@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import engine_of, problems_of
+from .arguments import engine_of, problems_of, prompts_of
 from .errors import InputError
 
 
@@ -51,16 +51,11 @@ def generate(args: argparse.Namespace) -> int:
     from .completers import Sampling, open_roles
     from .generate import generate_run
     from .progress import print_table
-    from .prompts import choose_instructions, load_prompts
     from .rollout import Role, Roles
     from .store import RunDirectory, new_manifest
     from .verifiers import VerifierPool
 
-    prompts = load_prompts(
-        args.prompts or ("miniature" if args.source == args.model == "miniature" else "default"),
-        instruction_file=args.instruction_file,
-    )
-    choose_instructions(list(prompts.pool), args.instruction, n_reflections=1, problem_id="", seed=args.seed)
+    prompts = prompts_of(args, default="miniature" if args.source == args.model == "miniature" else "default")
     engine = engine_of(args)
     problems, source = _problems(args)
     configuration = {

@@ -20,124 +20,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from reflectevo_data.errors import InputError
-from reflectevo_data.schema import Row
-from reflectevo_data.store import load_rows
 
-from .comparison import Answers, PairedTest, answers_of, compare
-from .scoring import EvalReport, score_rows
+from .demo_plan import BASE, CORRECT, FULL, QUICK, REFLECT, Entry, Plan, Training
+from .demo_results import report
 from .steps import Clock, Steps, available_cores
-from .tables import NOTHING, markdown_table, percent, points
 
 
 RECIPES = Path(__file__).parent / "recipes" / "miniature"
-BASE = "miniature"
 DATASET = "ReflectEvo-460K"
 MAX_TOKENS = 200  # the longest text of the miniature has about 150
 # A second round goes on gently from the first one's models: at the recipes' own rate and length, the reflector forgot how
 # to answer (Acc@t1 .50 -> .27 on validation), while half the data and this gave .95 for round 1's .89.
 ROUND_2 = ("--learning_rate", "2e-4", "--num_train_epochs", "1")
-
-
-class Training(NamedTuple):
-    """A model to be trained: its name, the script and the recipe."""
-
-    name: str
-    script: str
-    recipe: str
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A row of the results table.
-
-    Attributes:
-        name: Also the folder of its evaluation.
-        trainings: What it needs.
-        setting: How the loop is run: `two_stage`, `one_stage` or `retry`.
-        model, reflector, corrector: Who solves, reflects and corrects: names of trainings, or the bundled model. A
-            trained model also makes the first trials, so that Acc@t1 shows what training cost.
-    """
-
-    name: str
-    title: str
-    trainings: tuple[Training, ...] = ()
-    setting: str = "two_stage"
-    model: str = BASE
-    reflector: str | None = None
-    corrector: str | None = None
-
-
-REFLECT = Training("two_stage_reflect", "sft", "sft/config_two_stage_reflect_full.yaml")
-CORRECT = Training("two_stage_correct", "sft", "sft/config_two_stage_correct_full.yaml")
-RETRY = Entry("retry", "prompting, no reflection", setting="retry")
-PROMPTING = Entry("prompting", "prompting, untrained reflector")
-ONE_STAGE = Entry(
-    "one_stage",
-    "one-stage SFT",
-    (Training("one_stage", "sft", "sft/config_one_stage_full.yaml"),),
-    setting="one_stage",
-    model="one_stage",
-)
-TWO_STAGE = Entry("two_stage", "two-stage SFT", (REFLECT, CORRECT), model=REFLECT.name, corrector=CORRECT.name)
-QA = Entry("qa", "SFT on answers", (Training("qa", "sft", "sft/config_qa_full.yaml"),), model="qa")
-DPO = tuple(
-    Entry(
-        f"dpo_{config}",
-        f"DPO on {title}",
-        (Training(f"dpo_{config}", "dpo", f"dpo/config_{config}_full.yaml"),),
-        model=f"dpo_{config}",
-        corrector=BASE,
-    )
-    for config, title in (("dpm", "D±"), ("dpref", "Dpref"))
-)
-FULL = (RETRY, PROMPTING, QA, ONE_STAGE, TWO_STAGE, *DPO)
-# one model to train: what a first look has the time for
-REFLECTOR = Entry("reflector", "SFT of the reflector", (REFLECT,), model=REFLECT.name, corrector=BASE)
-QUICK = (PROMPTING, REFLECTOR)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a demo does; kept in `demo.json`, and refused when the folder was made with another one.
-
-    Attributes:
-        dataset: A dataset that is there already, in the place of the first round's own.
-    """
-
-    entries: tuple[Entry, ...]
-    seeds: int
-    rounds: int
-    problems: int
-    reflections: int
-    test_problems: int
-    split: str = "test"
-    dataset: Path | None = None
-
-    @property
-    def goes_on(self) -> Entry:
-        """The entry that a second round trains again: the one whose reflector can make the data."""
-        return next(entry for entry in self.entries if REFLECT in entry.trainings)
-
-    @property
-    def n_steps(self) -> int:
-        """How many steps `demo` has: one for each dataset and each entry."""
-        return self.seeds * (1 + len(self.entries) + 2 * (self.rounds == 2))
-
-    def manifest(self) -> dict[str, Any]:
-        return {
-            "entries": [entry.name for entry in self.entries],
-            "problems": self.problems,
-            "reflections": self.reflections,
-            "test_problems": self.test_problems,
-            "split": self.split,
-            "dataset": "" if self.dataset is None else self.dataset.name,
-        }
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -192,7 +91,7 @@ def demo(plan: Plan, output: Path, *, jobs: int = 1) -> int:
     output.mkdir(parents=True, exist_ok=True)
     _refuse_other_plan(output / "demo.json", plan.manifest())
     clock = Clock.at(output / "seconds.json")
-    with clock.phase("wall"), Steps(jobs, plan.n_steps, clock) as steps:
+    with clock.phase("wall"), Steps(jobs, clock, title="demo", total=plan.n_steps) as steps:
         asyncio.run(all_seeds(plan, output, steps))
     report(plan, output, clock)
     return 0
@@ -304,128 +203,6 @@ def train(training: Training, dataset: Path, output: Path, *overrides: str, seed
         from . import dpo
 
         dpo.main(*parse_arguments(DPOConfig, arguments))
-
-
-class Result(NamedTuple):
-    """A row of the results table: the counts over all seeds, and the paired test against the untrained reflector."""
-
-    title: str
-    report: EvalReport
-    against: PairedTest | None
-    seeds: int
-
-
-COLUMNS = ("", "Acc@t1", "Acc@t2", "Δ", "against the untrained reflector", "p")
-
-
-def report(plan: Plan, output: Path, clock: Clock) -> None:
-    """Prints the table and writes `table.md`, `results.json` and the plot."""
-    from reflectevo_data.progress import print_table
-
-    results = list(collect(plan, output))
-    rows = [table_row(result) for result in results]
-    n = results[0].report.n_problems
-    title = f"{n:,} {plan.split} problems ({plan.seeds} seeds), greedy trials, reflections at T = 1, oracle-gated"
-    (output / "table.md").write_text(f"{title}\n\n{markdown_table(COLUMNS, rows)}\n", "utf-8")
-    content = {
-        "plan": plan.manifest() | {"seeds": plan.seeds, "rounds": plan.rounds},
-        "seconds": clock.seconds,
-        "results": {result.title: result.report.to_dict() for result in results},
-    }
-    (output / "results.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    print_table(title, COLUMNS, rows)
-    print_table("Seconds", ("phase", "s"), [(name, f"{seconds:.0f}") for name, seconds in clock.seconds.items()])
-    plot_learning_curves(learning_curves(output), output / "learning_curves.png")
-
-
-def collect(plan: Plan, output: Path) -> Iterator[Result]:
-    """The table's rows, in its order."""
-    baseline = _answers(plan, output, "round-1", PROMPTING)
-    rows = [(entry, "round-1", entry.title) for entry in plan.entries]
-    if plan.rounds == 2:
-        rows = [(e, r, f"{t}, round 1" if e is plan.goes_on else t) for e, r, t in rows]
-        rows.append((plan.goes_on, "round-2", f"{plan.goes_on.title}, round 2"))
-    for entry, round_name, title in rows:
-        raw = [row for _, row in _rows(plan, output, round_name, entry)]
-        against = None if entry is PROMPTING else compare(baseline, _answers(plan, output, round_name, entry))
-        yield Result(title, score_rows(raw, gate="oracle").total, against, plan.seeds)
-
-
-def table_row(result: Result) -> tuple[str, ...]:
-    """A result as the cells of `COLUMNS`."""
-    report, test = result.report, result.against
-    difference = NOTHING
-    if test is not None:
-        low, high = points(test.interval.low), points(test.interval.high)
-        difference = f"{points(test.difference)} [{low}, {high}]"
-    return (
-        result.title,
-        percent(report.acc_t1, report.acc_t1_interval),
-        percent(report.acc_t2, report.acc_t2_interval),
-        points(report.delta),
-        difference,
-        NOTHING if test is None else f"{test.p_value:.2g}",
-    )
-
-
-class Curve(NamedTuple):
-    """Acc@t2 on validation problems at each evaluation of a training."""
-
-    name: str
-    steps: list[int]
-    acc_t2: list[float]
-
-
-def learning_curves(output: Path) -> list[Curve]:
-    """What the evaluation callback logged, of every training in the folder."""
-    curves = []
-    for state in sorted(output.glob("seed-*/round-*/models/*/trainer_state.json")):
-        log = [e for e in json.loads(state.read_text("utf-8"))["log_history"] if "eval_acc_t2" in e]
-        seed, round_name, name = state.parts[-5], state.parts[-4], state.parts[-2]
-        label = f"{name}, {round_name}" if round_name != "round-1" else name
-        if log:
-            curves.append(Curve(f"{label} ({seed})", [e["step"] for e in log], [e["eval_acc_t2"] for e in log]))
-    return curves
-
-
-def plot_learning_curves(curves: Sequence[Curve], path: Path) -> None:
-    """One line a training, one color a setting."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    names = list(dict.fromkeys(curve.name.rpartition(" (")[0] for curve in curves))
-    labelled: set[str] = set()
-    for curve in curves:
-        name = curve.name.rpartition(" (")[0]
-        label = None if name in labelled else name
-        labelled.add(name)
-        axes.plot(curve.steps, curve.acc_t2, marker="o", markersize=3, color=f"C{names.index(name)}", label=label)
-    axes.set(xlabel="optimizer step", ylabel="Acc@t2, validation problems", title="Learning curves")
-    if curves:
-        figure.legend(loc="outside right upper")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-
-
-def _rows(plan: Plan, output: Path, round_name: str, entry: Entry) -> Iterable[tuple[int, Row]]:
-    for seed in range(plan.seeds):
-        for row in load_rows(output / f"seed-{seed}" / round_name / "eval" / entry.name):
-            yield seed, row
-
-
-def _answers(plan: Plan, output: Path, round_name: str, entry: Entry) -> Answers:
-    """Of all seeds; a problem that two of them drew stands twice."""
-    correct: dict[str, bool] = {}
-    group: dict[str, str] = {}
-    for seed, row in _rows(plan, output, round_name, entry):
-        answers = answers_of([row], "t2")
-        for problem, is_correct in answers.correct.items():
-            correct[f"{seed}/{problem}"] = is_correct
-            group[f"{seed}/{problem}"] = answers.group[problem]
-    return Answers(correct, group)
 
 
 def _refuse_other_plan(path: Path, manifest: dict[str, Any]) -> None:

@@ -1,10 +1,9 @@
 """Why first trials failed: a model labels each failed trial with one of eight error types.
 
 The types are the paper's: mathematical (calculation, algorithm), logic and reasoning (flawed rationale, internal
-inconsistency), instruction violation (context misinterpretation, incomplete or irrelevant response, format discrepancy) and
-factual. The labelling prompt shows the gold
-answer; labels serve the report alone and go into no training data. They are kept in `error_types.jsonl` beside the
-predictions, so that a report made again asks only for what is missing.
+inconsistency), instruction violation (context misinterpretation, incomplete or irrelevant response, format discrepancy)
+and factual. The labelling prompt shows the gold answer; labels serve the report alone and go into no training data. They
+are kept in `error_types.jsonl` beside the predictions, so that a report made again asks only for what is missing.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from reflectevo_data.arguments import (
     engine_of,
     positive,
     problems_of,
+    prompts_of,
     temperature,
 )
 from reflectevo_data.errors import InputError
@@ -141,7 +142,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs `reflectevo-train evaluate`."""
     from reflectevo_data.completers import Sampling, open_roles
     from reflectevo_data.generate import generate_run
-    from reflectevo_data.prompts import choose_instructions, load_prompts
     from reflectevo_data.rollout import Role, Roles
     from reflectevo_data.store import RunDirectory, new_manifest
     from reflectevo_data.verifiers import VerifierPool
@@ -155,11 +155,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--corrector: a one-stage model reflects and answers itself. Drop the flag.")
     if args.setting == "retry" and args.reflector:
         raise InputError("--reflector: a retry has no reflection. Drop the flag.")
-    prompts = load_prompts(
-        args.prompts or ("miniature" if args.source == "miniature" else "default"),
-        instruction_file=args.instruction_file,
-    )
-    choose_instructions(list(prompts.pool), args.instruction, n_reflections=1, problem_id="", seed=args.seed)
+    prompts = prompts_of(args, default="miniature" if args.source == "miniature" else "default")
     engine = engine_of(args)
     problems, source = problems_of(args)
     configuration = {

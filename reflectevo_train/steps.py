@@ -61,15 +61,15 @@ def available_cores() -> int:
 class Steps:
     """A pool of processes for steps. One step at a time writes where this process does; several write to their logs.
 
-    A step is a function at the top of a module; its last argument is a `Clock`. When a step raises, so does `run`, and
+    `title` and `total` are for the progress bar. A step is a function at the top of a module; its last argument is a `Clock`. When a step raises, so does `run`, and
     leaving the `with` block by an exception ends the other steps where they are, as does the end of this process: a step
     has to go on from where it was ended.
     """
 
-    def __init__(self, jobs: int, total: int, clock: Clock) -> None:
+    def __init__(self, jobs: int, clock: Clock, *, title: str = "", total: int | None = None) -> None:
         self._jobs, self._several = jobs, jobs > 1
         self._clock = clock
-        self._total = total
+        self._title, self._total = title, total
         context = multiprocessing.get_context("spawn")
         end, self._end = context.Pipe(duplex=False)  # closed by us, or by the kernel when we are killed
         self._executor = ProcessPoolExecutor(jobs, context, _start, (end, self._several))
@@ -79,7 +79,7 @@ class Steps:
         # The executor notices the death only of processes that were there when it last had a result (Python 3.11).
         list(self._executor.map(_is_there, range(self._jobs)))
         self._bar = (
-            self._exits.enter_context(progress_bar("demo", self._total, unit="steps")) if self._several else None
+            self._exits.enter_context(progress_bar(self._title, self._total, unit="steps")) if self._several else None
         )
         return self
 

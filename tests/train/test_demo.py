@@ -20,18 +20,8 @@ from reflectevo_data.schema import Row
 from reflectevo_data.store import RunDirectory, new_manifest
 from reflectevo_train import demo
 from reflectevo_train.checkpoints import is_whole
-from reflectevo_train.demo import (
-    FULL,
-    PROMPTING,
-    QUICK,
-    REFLECTOR,
-    RETRY,
-    TWO_STAGE,
-    Plan,
-    collect,
-    learning_curves,
-    table_row,
-)
+from reflectevo_train.demo_plan import FULL, PROMPTING, QUICK, REFLECTOR, RETRY, TWO_STAGE, Plan
+from reflectevo_train.demo_results import collect, learning_curves, report, table_row
 from reflectevo_train.steps import Clock, available_cores
 from tests.vllm_server import session_members
 
@@ -116,7 +106,7 @@ def test_report_files(evaluated: Path, capsys: pytest.CaptureFixture[str]):
     log = [{"step": 0, "eval_acc_t2": 0.5}, {"step": 4, "loss": 1.0}, {"step": 4, "eval_acc_t2": 0.75}]
     (models / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     clock = Clock(evaluated / "seconds.json", {"train": 61.2})
-    demo.report(PLAN, evaluated, clock)
+    report(PLAN, evaluated, clock)
 
     printed = capsys.readouterr().out
     assert "two-stage SFT, round 2" in printed
@@ -195,7 +185,7 @@ def test_whole_run_goes_on_where_it_was_killed(tmp_path: Path):
     assert len([line for line in said if "eval_acc_t2" in line and "'epoch': '1'" in line]) == 1
     results = json.loads((output / "results.json").read_text())["results"]
     assert [*results] == [PROMPTING.title, f"{REFLECTOR.title}, round 1", f"{REFLECTOR.title}, round 2"]
-    assert {report["n_problems"] for report in results.values()} == {40}
+    assert {result["n_problems"] for result in results.values()} == {40}
     assert results[PROMPTING.title]["n_correct_t2"] >= results[PROMPTING.title]["n_correct_t1"] > 8
     assert [curve.steps[0] for curve in learning_curves(output)] == [0, 0]
     assert [len(curve.steps) for curve in learning_curves(output)] == [3, 2]

@@ -64,7 +64,7 @@ def test_several_at_once_write_to_their_logs(tmp_path: Path, capfd: pytest.Captu
             steps.run(tmp_path / "log" / "a.txt", meet, a, b), steps.run(tmp_path / "log" / "b.txt", meet, b, a)
         )
 
-    with Steps(2, 2, clock) as steps:
+    with Steps(2, clock, title="steps", total=2) as steps:
         asyncio.run(both())
     assert clock.seconds.keys() == {"meeting"}
     assert [(tmp_path / "log" / name).read_text() for name in ("a.txt", "b.txt")] == ["met\nand its children\n"] * 2
@@ -73,7 +73,7 @@ def test_several_at_once_write_to_their_logs(tmp_path: Path, capfd: pytest.Captu
 
 def test_one_at_a_time_is_seen(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     (tmp_path / "b").touch()
-    with Steps(1, 1, Clock()) as steps:
+    with Steps(1, Clock()) as steps:
         asyncio.run(steps.run(tmp_path / "log.txt", meet, tmp_path / "a", tmp_path / "b"))
     assert capfd.readouterr().out == "met\nand its children\n"
     assert not (tmp_path / "log.txt").exists()
@@ -94,7 +94,7 @@ def test_an_error_ends_the_others(step: object, message: str, tmp_path: Path):
 
         await asyncio.gather(steps.run(tmp_path / "b.txt", sleep_long, begun), after_the_other_began())
 
-    with pytest.raises(InputError, match=message), Steps(2, 2, Clock()) as steps:
+    with pytest.raises(InputError, match=message), Steps(2, Clock()) as steps:
         asyncio.run(both())
 
 
@@ -104,7 +104,7 @@ from pathlib import Path
 from reflectevo_train.steps import Clock, Steps
 from tests.train.test_steps import sleep_long
 if __name__ == "__main__":
-    with Steps(1, 1, Clock()) as steps:
+    with Steps(1, Clock()) as steps:
         asyncio.run(steps.run(Path("log"), sleep_long, Path(sys.argv[1])))
 """
 
