@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple
 
 from ._sandbox import asserts, values
-from ._sandbox.worker import Ended, Worker, WorkerDied, find_bubblewrap
+from ._sandbox.pool import Pool, R
+from ._sandbox.worker import Ended, NotPreloaded, Worker, WorkerDied, find_bubblewrap
 from .errors import InputError
 from .schema import Problem
 
@@ -79,9 +80,6 @@ class SandboxInfo(NamedTuple):
         return not self.missing
 
 
-Receiver = TypeVar("Receiver", bound="_Answers | _Verdicts")
-
-
 class CodeSandbox:
     r"""A pool of processes that check model-written code; threads may share it.
 
@@ -130,10 +128,9 @@ class CodeSandbox:
             "landlock": landlock,
             "seccomp": sys.platform == "linux",
         }
-        self._n_workers = workers
-        self._workers: queue.LifoQueue[Worker | None] = queue.LifoQueue()  # None: not started yet
-        for _ in range(workers):
-            self._workers.put(None)
+        self._common, self._complete = (
+            Pool(workers, partial(self._new_worker, complete)) for complete in (False, True)
+        )
         self._lock = threading.Lock()
         self._way = ""  # of starting a worker: in bubblewrap at this path, or without
         self._info: SandboxInfo | None = None
@@ -147,10 +144,8 @@ class CodeSandbox:
 
     def close(self) -> None:
         """End the processes, once the checks that run are done."""
-        for worker in [self._workers.get() for _ in range(self._n_workers)]:
-            if worker is not None:
-                worker.stop()
-            self._workers.put(None)
+        self._common.close()
+        self._complete.close()
 
     def preflight(self) -> SandboxInfo:
         """The walls this machine gives, tried out by a program that attacks them. Takes a fraction of a second.
@@ -180,7 +175,7 @@ class CodeSandbox:
         self.preflight()
         if len(code) > MAX_CODE:
             return CodeResult(False, f"the program has {len(code)} characters, more than {MAX_CODE}")
-        request = {"code": code, "setup": problem.test_setup_code, "calls": plan.calls}
+        request = {"code": code, "setup": problem.test_setup_code, "calls": plan.compiled}
         answers, ended = self._run(request, lambda: _Answers(plan))
         if not answers.reason and not answers.complete:
             answers.reason = f"{answers.stage()} {self._how_it_ended(ended)}"
@@ -208,30 +203,15 @@ class CodeSandbox:
             return f"{answers.returned(numbers[len(verdicts)])}; judging it {self._how_it_ended(ended)}"
         return ""
 
-    def _run(self, request: dict[str, Any], new_receiver: Callable[[], Receiver]) -> tuple[Receiver, Ended | None]:
-        """Run one request in a process of its own, and once more if its worker died: no program has the means to kill it."""
-        worker = self._workers.get()
+    def _run(self, request: dict[str, Any], new_receiver: Callable[[], R]) -> tuple[R, Ended | None]:
+        """Run one request in a process of its own, with few modules at hand and, where it asks for more, with all."""
         try:
-            for _ in range(2):
-                receiver = new_receiver()
-                try:
-                    worker = worker or self._new_worker()
-                    return receiver, worker.run(request, receiver.receive, self._wall_s)
-                except WorkerDied:
-                    if worker is not None:
-                        worker.stop()
-                    worker = None
-            return new_receiver(), Ended(0, 0.0, "lost its sandbox twice: something kills it from outside")
-        finally:
-            self._workers.put(worker)
+            return self._common.run(request, new_receiver, self._wall_s)
+        except NotPreloaded:
+            return self._complete.run(request, new_receiver, self._wall_s)
 
-    def _new_worker(self) -> Worker:
-        try:
-            return Worker(self._options, self._way)
-        except WorkerDied as error:
-            raise RuntimeError(
-                "the code sandbox started once but does not start again: is memory exhausted?"
-            ) from error
+    def _new_worker(self, complete: bool) -> Worker:
+        return Worker(self._options | {"complete": complete}, self._way)
 
     def _find_walls(self) -> SandboxInfo:
         """The best walls to be had; the workers start behind them from now on."""
@@ -243,7 +223,7 @@ class CodeSandbox:
         best: SandboxInfo | None = None
         for way in dict.fromkeys([bubblewrap if self._bubblewrap else "", bubblewrap]):
             with contextlib.suppress(WorkerDied):
-                worker = Worker(self._options, way)
+                worker = Worker(self._options | {"complete": False}, way)
                 try:
                     info = self._try_out(worker)
                 finally:
@@ -267,7 +247,7 @@ class CodeSandbox:
         else:
             answers: list[Any] = []
             worker.run(
-                {"code": _PROBE, "setup": "", "calls": ["probe()"]},
+                {"code": _PROBE, "setup": "", "calls": [compile("probe()", "<test>", "eval")]},
                 lambda message: answers.append(message) or len(answers) == 2,
                 self._wall_s,
             )

@@ -13,6 +13,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from types import CodeType
 from typing import Any, Literal
 
 from ..errors import InputError
@@ -41,9 +42,13 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All asserts of a problem, `calls` in their order; `imports` are for the trusted expressions."""
+    """All asserts of a problem, `calls` in their order; `imports` are for the trusted expressions.
+
+    The calls are compiled here, once a problem: a fresh process takes longer to compile a line than to run it.
+    """
 
     calls: tuple[str, ...]
+    compiled: tuple[CodeType, ...]
     tests: tuple[Test, ...]
     imports: str
 
@@ -69,6 +74,7 @@ def _plan(problem_id: str, test_list: tuple[str, ...], setup: str, solution: str
         warnings.simplefilter("ignore")  # "\\d" in somebody's test is no matter of ours
         defined, imports = _bindings(setup, solution)
         calls: list[str] = []
+        compiled: list[CodeType] = []
         tests = []
         for number, text in enumerate(test_list, 1):
             where = f"{problem_id}: test {number}"
@@ -79,7 +85,8 @@ def _plan(problem_id: str, test_list: tuple[str, ...], setup: str, solution: str
                         "Move the rest to test_setup_code."
                     )
                 tests.append(_test(statement.test, calls, defined, set(imports), where))
-    return Plan(tuple(calls), tuple(tests), "\n".join(imports.values()))
+                compiled += [_compile(call, where) for call in calls[len(compiled) :]]
+    return Plan(tuple(calls), tuple(compiled), tuple(tests), "\n".join(imports.values()))
 
 
 def _parse(text: str, where: str) -> list[ast.stmt]:
@@ -91,6 +98,14 @@ def _parse(text: str, where: str) -> list[ast.stmt]:
     if not statements:
         raise InputError(f"{where} is empty, expected an `assert …` statement. Correct or drop the row.")
     return statements
+
+
+def _compile(call: str, where: str) -> CodeType:
+    try:
+        return compile(call, "<test>", "eval", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        message = " ".join(str(error).split())
+        raise InputError(f"{where} cannot be compiled ({message}): {call[:80]!r}. Correct or drop the row.") from error
 
 
 def _bindings(setup: str, solution: str) -> tuple[set[str], dict[str, str]]:

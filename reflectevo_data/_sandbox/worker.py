@@ -14,23 +14,26 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import values
-from .zygote import FORK, LAST, NEXT, USAGE
+from .zygote import END, FORK, FORKS, LAST, NOT_PRELOADED, USAGE
 
 
 MAX_ANSWER = 4 * values.MAX_BYTES  # bytes of all messages of one request
 START_S = 30.0  # for a zygote to come up; it takes 0.2 s on an idle machine
 KILL_S = 10.0  # for a zygote to kill its child and say so
-AHEAD = 2  # children that a zygote keeps, the one at work included
 QUIET_MS = 20  # in which most programs end: until then no message wakes the parent, only the end
 
 
 class WorkerDied(Exception):
     """The zygote is gone, or does not answer."""
+
+
+class NotPreloaded(Exception):
+    """The program imports a module that this worker does without: it needs one with `complete` among its options."""
 
 
 class Ended(NamedTuple):
@@ -74,6 +77,7 @@ class Worker:
                 start_new_session=True,  # Ctrl-C is the parent's to handle
                 cwd="/",
             )
+            self._complete = bool(options["complete"])
             self._control = ours
             self._channels: list[socket.socket] = []
             theirs.close()
@@ -85,7 +89,7 @@ class Worker:
                 if line.endswith(b"\n"):
                     self.layers: tuple[str, ...] = tuple(json.loads(line))
                     ours.settimeout(KILL_S)
-                    self._channels = [self._fork(FORK) for _ in range(AHEAD)]
+                    self._fork()
                     return
         self.stop()
         raise WorkerDied("the sandbox's process did not start")
@@ -109,34 +113,52 @@ class Worker:
 
         Raises:
             WorkerDied: The zygote died meanwhile.
+            NotPreloaded: Nothing is known yet; the program says that it needs another worker.
         """
+        missing = False
+
+        def receive_unless_missing(message: Any) -> bool:
+            nonlocal missing
+            missing = message == [NOT_PRELOADED] and not self._complete
+            return missing or receive(message)
+
         with self._channels.pop(0) as channel:
-            why = _converse(channel, marshal.dumps(request), receive, time.monotonic() + wall_s)
+            why = _converse(channel, marshal.dumps(request), receive_unless_missing, time.monotonic() + wall_s)
         if why == _DONE:
-            self._channels.append(self._fork(NEXT))
+            self._order(END)
+            self._fork()
+            if missing:
+                raise NotPreloaded
             return None
         if why == _TIMED_OUT:
             why = f"was still running after {wall_s:g} s"
-        self._channels.append(self._fork(LAST))
+        self._order(LAST)
         reply = b""
         with contextlib.suppress(OSError):
             while len(reply) < USAGE.size and (part := self._control.recv(USAGE.size - len(reply))):
                 reply += part
         if len(reply) < USAGE.size:
             raise WorkerDied("the sandbox's process died")
+        self._fork()
         status, cpu_s = USAGE.unpack(reply)
         return Ended(status, cpu_s, why)
 
-    def _fork(self, order: bytes) -> socket.socket:
-        """Have the zygote fork a process; our end of its channel."""
-        ours, theirs = socket.socketpair()
-        with theirs:
+    def _fork(self) -> None:
+        """Have the zygote fork the next children, while the last one that it has works."""
+        if len(self._channels) <= 1:
+            pairs = [socket.socketpair() for _ in range(FORKS)]
+            self._channels += [ours for ours, _ in reversed(pairs)]
             try:
-                socket.send_fds(self._control, [order], [theirs.fileno()])
-            except OSError as error:
-                ours.close()
-                raise WorkerDied("the sandbox's process died") from error
-        return ours
+                self._order(FORK, [theirs.fileno() for _, theirs in pairs])
+            finally:
+                for _, theirs in pairs:
+                    theirs.close()
+
+    def _order(self, order: bytes, descriptors: Sequence[int] = ()) -> None:
+        try:
+            socket.send_fds(self._control, [order], descriptors)
+        except OSError as error:
+            raise WorkerDied("the sandbox's process died") from error
 
 
 _DONE, _TIMED_OUT = "done", "timed out"

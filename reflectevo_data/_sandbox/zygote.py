@@ -4,8 +4,8 @@ It imports what programs use, puts on the walls that can be had and then forks o
 program, a test or a value: each order is one byte and the descriptor of a fresh socket, on which the child gets its
 program from the parent and answers. So no child's memory holds anything of another check. Standard library only.
 
-Control socket, parent to zygote: `FORK` with a descriptor (a child for a check to come), `NEXT` with a descriptor (the
-oldest child's check is over: kill what is left of it, then as FORK), `LAST` likewise (and say how the oldest ended).
+Control socket, parent to zygote: `FORK` with descriptors (a child for each, for checks to come), `END` (the oldest
+child's check is over: kill what is left of it), `LAST` likewise (and say how it ended).
 Zygote to parent: one line of JSON when it is ready, then for each `LAST` a `USAGE` record. End of file ends everything.
 """
 
@@ -28,22 +28,28 @@ import struct
 import sys
 import time
 import types
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 
-FORK, NEXT, LAST = b"f", b"n", b"l"
+FORK, END, LAST = b"f", b"e", b"l"
+FORKS = 8  # of one order
 USAGE = struct.Struct("=id")  # wait status, CPU seconds
 READY = "ready"
+NOT_PRELOADED = "not preloaded"
 MAX_MESSAGE = 200  # characters of an exception's text
 
-# Imported before the walls go up: what solutions import most, and the extension modules that may be needed later, as
-# there is no file to load them from. No more than that: the fork of a process takes the longer the more it has mapped.
-# Where the library has the same in Python it does without: `_elementtree`, `_queue`, `_statistics`, `_uuid`, `_zoneinfo`.
-_PRELOADED = """
-    bisect cmath collections collections.abc copy datetime decimal fractions functools heapq itertools json math
-    operator random re statistics string struct typing
-    _bz2 _contextvars _csv _ctypes _hashlib _lzma _opcode _pickle _posixsubprocess _strptime array binascii fcntl mmap
-    pyexpat select unicodedata zlib
+# Imported before the walls go up: the fork of a process takes the longer the more it has mapped, so a zygote has what
+# solutions import most, and a program that wants more runs again in one that has the rest as well.
+_COMMON = """
+    bisect collections collections.abc copy datetime decimal fractions functools heapq itertools json math operator
+    random re string struct typing
+"""
+# Above all the extension modules: there is no file to load them from later. Where the library has the same in Python
+# it does without: `_elementtree`, `_queue`, `_uuid`, `_zoneinfo`.
+_REST = """
+    _bz2 _contextvars _csv _ctypes _hashlib _lzma _opcode _pickle _posixsubprocess _strptime array binascii cmath fcntl
+    mmap pyexpat select statistics unicodedata zlib
 """
 _NOT_FOR_PROGRAMS = {
     *("site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "turtledemo"),
@@ -60,6 +66,10 @@ class StoredModules:
 
     def __init__(self) -> None:
         self._places: dict[str, tuple[str, int, int, bool]] = {}  # module name: path, start, end, is a package
+        self._left_out = {
+            name for name in _REST.split() if name not in sys.modules and importlib.util.find_spec(name) is not None
+        }
+        self.channel = -1  # of the child that this is in
         descriptor = os.memfd_create("modules", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         top = os.path.dirname(os.__file__)
         end = 0
@@ -87,6 +97,9 @@ class StoredModules:
         return b""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> Any:
+        if fullname in self._left_out:
+            send(self.channel, [NOT_PRELOADED])
+            os._exit(0)
         if fullname not in self._places:
             return None
         origin, _, _, is_package = self._places[fullname]
@@ -106,11 +119,11 @@ class StoredModules:
         exec(code, module.__dict__)
 
 
-def preload() -> None:
-    """Import what programs use most."""
+def preload(names: Iterable[str]) -> None:
+    """Import what programs use."""
     # What random, threading and logging do after each fork serves processes with threads; it is half a fork's cost
     register, os.register_at_fork = os.register_at_fork, lambda **_: None
-    for name in _PRELOADED.split():
+    for name in names:
         with contextlib.suppress(ImportError):  # a Python without it: so its programs do without, too
             importlib.import_module(name)
     os.register_at_fork = register
@@ -152,29 +165,34 @@ def lowered(limit: int, soft: int, hard: int) -> tuple[int, int]:
     return (soft, hard) if highest == resource.RLIM_INFINITY else (min(soft, highest), min(hard, highest))
 
 
-def serve(control: socket.socket, cpu_limit: tuple[int, int], seccomp: Any) -> None:
-    """Fork a child for each order, and kill the oldest when the parent says so, until the parent is gone.
+def serve(control: socket.socket, cpu_limit: tuple[int, int], seccomp: Any, stored: StoredModules | None) -> None:
+    """Fork children, and kill the oldest when the parent says so, until the parent is gone.
 
-    Children are forked before their program is known: what that takes is no part of the time that a check waits.
+    Children are forked before their program is known, so that no check waits for it, and several at a time: what the
+    zygote writes to its memory between two forks is copied for each.
     """
     children: list[int] = []
     while True:
-        order, descriptors, _, _ = socket.recv_fds(control, 1, 1)
-        if order in (NEXT, LAST):
-            child = children.pop(0)
-            if order == LAST:
-                let_end(child)
-            usage = end(child)
-            if order == LAST:
-                control.send(USAGE.pack(*usage))
-        elif not order:
+        order, descriptors, _, _ = socket.recv_fds(control, 1, FORKS)
+        if order == FORK:
+            while descriptors:
+                descriptor = descriptors.pop()
+                child = os.fork()
+                if child == 0:
+                    for foreign in (control.fileno(), *descriptors):
+                        os.close(foreign)
+                    if stored is not None:
+                        stored.channel = descriptor
+                    run_child(descriptor, cpu_limit, seccomp)
+                children.append(child)
+                os.close(descriptor)
+        elif order == END:
+            end(children.pop(0))
+        elif order == LAST:
+            let_end(children[0])
+            control.send(USAGE.pack(*end(children.pop(0))))
+        else:
             return
-        child = os.fork()
-        if child == 0:
-            control.close()
-            run_child(descriptors[0], cpu_limit, seccomp)
-        children.append(child)
-        os.close(descriptors[0])
 
 
 def let_end(child: int) -> None:
@@ -209,7 +227,7 @@ def run_child(descriptor: int, cpu_limit: tuple[int, int], seccomp: Any) -> NoRe
         data = b""
         while part := os.read(descriptor, max(1 << 12, len(data))):
             data += part
-        request = marshal.loads(data)
+        request = marshal.loads(data)  # with the calls as code objects: parent and zygote are one interpreter
         del data, part
         gc.enable()
         if "expressions" in request:
@@ -254,11 +272,11 @@ def run_program(descriptor: int, request: dict[str, Any]) -> None:
 
     namespace = sys.modules["solution"].__dict__
     for name in ("code", "setup"):
-        exec(compile(request[name], f"<{name}>", "exec", dont_inherit=True), namespace)
+        if request[name]:
+            exec(compile(request[name], f"<{name}>", "exec", dont_inherit=True), namespace)
     send(descriptor, [READY])
     for call in request["calls"]:
-        value = eval(compile(call, "<test>", "eval", dont_inherit=True), namespace)
-        send(descriptor, ["value", values.encode(value)])
+        send(descriptor, ["value", values.encode(eval(call, namespace))])
 
 
 def judge(descriptor: int, request: dict[str, Any]) -> None:
@@ -291,7 +309,7 @@ def main() -> None:
 
         with contextlib.suppress(OSError):
             seccomp = walls.Seccomp()
-    preload()
+    preload(_COMMON.split() + (_REST.split() if options["complete"] else []))
     stored = StoredModules() if sys.platform == "linux" else None
     layers = build_walls(options)
     if seccomp is not None:
@@ -308,7 +326,7 @@ def main() -> None:
     gc.freeze()  # the collector of a child leaves the shared pages alone
     gc.disable()
     control.send(json.dumps(layers).encode() + b"\n")
-    serve(control, lowered(resource.RLIMIT_CPU, options["cpu_s"], options["cpu_s"] + 1), seccomp)
+    serve(control, lowered(resource.RLIMIT_CPU, options["cpu_s"], options["cpu_s"] + 1), seccomp, stored)
 
 
 if __name__ == "__main__":

@@ -300,6 +300,16 @@ ATTACKS = [
         r"^the code sent something that is not a result$",
     ),
     Attack(
+        "forged orders of the zygote",
+        "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b'fele' * 9)\n    except OSError:\n        pass\ndef f(n):\n    return 0",
+        r"^the code sent something that is not a result$",
+    ),
+    Attack(
+        "forged need of more modules",
+        'import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b\'["ready"]\\n["not preloaded"]\\n\' * 9)\n    except OSError:\n        pass\ndef f(n):\n    return 0',
+        r"sent something that is not a result$",
+    ),
+    Attack(
         "forged verdict",
         'import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b\'["passed"]\\n{"passed": true}\\n\')\n    except OSError:\n        pass\n',
         r"^the code sent something that is not a result$",

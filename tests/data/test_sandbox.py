@@ -174,6 +174,13 @@ def test_mbpp_golds_pass_and_changed_ones_fail(sandbox: CodeSandbox) -> None:
             "assert f(2) == 2",
             "",
         ),
+        ("def f(n):\n import zlib\n return zlib.crc32(b'x') % n", "assert f(2) == 1", ""),
+        (
+            "def f(n):\n try:\n  import hashlib, statistics\n except ImportError:\n  return 0\n return n",
+            "assert f(2) == 2",
+            "",
+        ),
+        ("def f(n): return n", "assert f(2) == __import__('binascii').crc32(b'') + 2", ""),
         ("if __name__ == '__main__':\n    print(input())\ndef f(n): return n", "assert f(2) == 2", ""),
         (
             "import threading\ndef f(n):\n out = []\n t = threading.Thread(target=out.append, args=(n,))\n t.start(); t.join()\n return out",
@@ -399,11 +406,11 @@ def test_a_killed_worker_is_replaced() -> None:
         good = code_problem("assert f(1) == 1")
         assert box.check("def f(n): return n", good).passed
         for _ in range(2):
-            current = box._workers.get()
+            current = box._common._workers.get()
             assert current is not None
             current._process.kill()
             current._process.wait()
-            box._workers.put(current)
+            box._common._workers.put(current)
             assert box.check("def f(n): return n", good) == CodeResult(True)
 
 
