@@ -43,6 +43,13 @@ class ReflectionArguments(ScriptArguments):
         default=None,
         metadata={"help": "Loss weight of each segment; in one_stage the reflection and the second trial: 1.0 0.5."},
     )
+    share_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "Have rows of one question meet in a batch and read what their prompts share once (sdpa or eager "
+            "attention): the same loss, for less computation."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Evaluations without a better metric_for_best_model after which training ends."},

@@ -23,7 +23,7 @@ from reflectevo_data.prompts import load_prompts
 from reflectevo_data.schema import Row
 
 from .checkpoints import resume_point
-from .collators import ReflectionCollator, Tokenized, tokenize
+from .collators import ReflectionCollator, Tokenized, labels_of, tokenize
 from .configs import ReflectionArguments
 from .loading import (
     add_callbacks,
@@ -37,6 +37,7 @@ from .loading import (
     take_push,
 )
 from .settings import Example, first_of_each_question, sft_example
+from .shared_prompts import QuestionSampler, attention_bias
 
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
     set_up_logging(training_args)
     push = take_push(training_args, model_args)
     train_rows, eval_rows = load_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
+    if script_args.share_prompts:
+        check_sharing(training_args)
     tokenizer = load_tokenizer(model_args, trust_remote_code=training_args.trust_remote_code)
     make_example = partial(example_of, setting=script_args.setting, prompts=script_args.prompts)
 
@@ -67,6 +70,7 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
             make_example,
             max_length=training_args.max_length,
             segment_weights=script_args.segment_weights,
+            share_prompts=script_args.share_prompts,
         )
         training_args.remove_unused_columns = False
         training_args.dataset_kwargs = {"skip_prepare_dataset": True}
@@ -85,11 +89,44 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
         peft_config=peft_config,
         quantization_config=quantization_config,
     )
+    if script_args.share_prompts:
+        check_attention(trainer.model.config, training_args.max_length)
     add_callbacks(trainer, script_args, model_args)
     trainer.train(resume_from_checkpoint=resume_point(training_args))
     if collator is not None and (report := collator.report()):
         logger.warning(report)
     finish(trainer, script_args, training_args, model_args, push=push)
+
+
+def check_sharing(training_args: SFTConfig) -> None:
+    """Refuses another order of the rows than the one that makes prompts meet.
+
+    Raises:
+        InputError: Says what to drop.
+    """
+    strategy = training_args.train_sampling_strategy
+    if training_args.packing or strategy != "random":
+        found = "packing" if training_args.packing else f"train_sampling_strategy: {strategy}"
+        raise InputError(f"share_prompts: it arranges the rows itself, found {found}. Drop one of the two.")
+
+
+def check_attention(config: Any, max_length: int | None) -> None:
+    """Refuses a model whose attention does not take the mask of shared prompts.
+
+    Raises:
+        InputError: Says what to change.
+    """
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise InputError(
+            f"share_prompts: attn_implementation {config._attn_implementation} takes no mask of ours, expected sdpa or "
+            "eager. Change it or drop share_prompts."
+        )
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window and (max_length is None or max_length > window):
+        raise InputError(
+            f"share_prompts: the model's attention sees {window} tokens back, expected max_length of at most as many, "
+            f"found {max_length}. Lower it or drop share_prompts."
+        )
 
 
 def example_of(row: Row, *, setting: Any, prompts: str) -> Example:
@@ -109,16 +146,27 @@ class ReflectionSFTTrainer(SFTTrainer):
         """The mean loss over the trained tokens, each times its weight."""
         inputs.pop("segment_ids", None)
         weights = inputs.pop("loss_weights", None)
-        if weights is None:
+        ends = inputs.pop("trie_ends", None)
+        if weights is None and ends is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-        def weighted(**model_inputs: Any) -> Any:
+        def adapted(**model_inputs: Any) -> Any:
+            if ends is not None:  # not before: the tokens of a batch are counted by its two-dimensional mask
+                model_inputs["attention_mask"] = attention_bias(ends, self.model.dtype)
             outputs = model(**model_inputs)
-            if outputs.log_probs is not None:  # (B, T - 1): the first token is predicted by none
+            if weights is not None and outputs.log_probs is not None:  # (B, T - 1): none predicts the first token
                 outputs.log_probs = outputs.log_probs * weights[:, 1:]
             return outputs
 
-        return super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)  # pyright: ignore[reportArgumentType]
+        return super().compute_loss(adapted, inputs, return_outputs, num_items_in_batch)  # pyright: ignore[reportArgumentType]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """With shared prompts, rows of one question one after the other."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if getattr(self.data_collator, "share_prompts", False) and hasattr(rows, "__len__"):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return QuestionSampler(rows["id"], seed)  # pyright: ignore[reportOptionalSubscript]
+        return super()._get_train_sampler(train_dataset)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the card is made from measured numbers by `reflectevo-train push`, and TRL must not overwrite it."""
@@ -133,7 +181,7 @@ def tokenized_rows(rows: Any, make_example: Any, tokenizer: Any, training_args: 
         return {
             "id": row["id"],
             "input_ids": sequence.input_ids,
-            "labels": sequence.labels,
+            "labels": labels_of(sequence),
             "cut": sequence.trial_tokens_cut,
         }
 
