@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         entries=FULL if args.full else QUICK,
         seeds=args.seeds,
         rounds=args.rounds,
-        problems=args.problems or (800 if args.full else 300),
+        problems=args.problems or (500 if args.full else 300),
         reflections=args.reflections or (6 if args.full else 4),
         test_problems=args.test_problems or (500 if args.full else 200),
         split=args.split,

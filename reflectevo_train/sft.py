@@ -48,7 +48,11 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
     push = take_push(training_args, model_args)
     train_rows, eval_rows = load_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
     if script_args.share_prompts:
-        check_sharing(training_args)
+        if training_args.packing:
+            raise InputError("share_prompts: packing arranges the rows as well. Drop one of the two.")
+        if script_args.dataset_streaming:
+            raise InputError("share_prompts: rows that stream by cannot be arranged. Drop dataset_streaming.")
+        training_args.train_sampling_strategy = "random"  # of questions; lengths are evened out in each batch
     tokenizer = load_tokenizer(model_args, trust_remote_code=training_args.trust_remote_code)
     make_example = partial(example_of, setting=script_args.setting, prompts=script_args.prompts)
 
@@ -96,18 +100,6 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
     if collator is not None and (report := collator.report()):
         logger.warning(report)
     finish(trainer, script_args, training_args, model_args, push=push)
-
-
-def check_sharing(training_args: SFTConfig) -> None:
-    """Refuses another order of the rows than the one that makes prompts meet.
-
-    Raises:
-        InputError: Says what to drop.
-    """
-    strategy = training_args.train_sampling_strategy
-    if training_args.packing or strategy != "random":
-        found = "packing" if training_args.packing else f"train_sampling_strategy: {strategy}"
-        raise InputError(f"share_prompts: it arranges the rows itself, found {found}. Drop one of the two.")
 
 
 def check_attention(config: Any, max_length: int | None) -> None:
@@ -163,7 +155,7 @@ class ReflectionSFTTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """With shared prompts, rows of one question one after the other."""
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if getattr(self.data_collator, "share_prompts", False) and hasattr(rows, "__len__"):
+        if getattr(self.data_collator, "share_prompts", False):
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             return QuestionSampler(rows["id"], seed)  # pyright: ignore[reportOptionalSubscript]
         return super()._get_train_sampler(train_dataset)

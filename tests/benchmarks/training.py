@@ -1,10 +1,11 @@
 """Training throughput: the reference's way against ours, on the same rows and the same random model.
 
-    python -m tests.benchmarks.training [--rows 192] [--batch 8] [--hidden 256] [--layers 4] [--repeats 3]
+    python -m tests.benchmarks.training [--rows 96] [--per-question 3] [--batch 8] [--hidden 512] [--layers 2] [--repeats 3]
 
-The reference pads each batch of a fixed size to its longest row, rows in random order. Ours: the collator that tokenizes
-rows on the way, the same with rows grouped by length, and packing. Counted are the tokens of the rows, not the padding, so
-that every way has the same number of them to get through. Ways take turns, and the median over the turns is shown.
+The reference pads each batch of a fixed size to its longest row, rows in random order. Ours: rows grouped by length,
+packing, and shared prompts, where rows of one question read their prompt once. Counted are the tokens of the rows, as they
+are apart and without padding, so that every way has the same number of them to get through. Ways take turns, and the median
+over the turns is shown, with its tokens that the model is given for each that counts.
 
 Lengths are drawn from a log-normal distribution (median and spread can be set), as those of questions from many sources
 are; rows of one source differ less, and gain less. On a GPU the share of its bf16 peak is shown (`--peak-tflops`).
@@ -38,11 +39,13 @@ MAX_LENGTH = 2048
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=192)
+    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--per-question", type=int, default=3, help="rows of a question, as k reflections give")
+    parser.add_argument("--setting", default="two_stage_reflect", choices=["one_stage", "two_stage_reflect"])
     parser.add_argument("--batch", type=int, default=8, help="rows in a batch; packing takes as many tokens")
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--median", type=int, default=120, help="median length of each of a row's texts, in tokens")
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--median", type=int, default=100, help="median length of each of a row's texts, in tokens")
     parser.add_argument("--spread", type=float, default=0.8, help="standard deviation of the logarithm of the length")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bf16 peak of the GPU")
@@ -50,8 +53,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = tokenizer_in(Path(folder))
-        rows = Dataset.from_list(draw_rows(args.rows, args.median, args.spread))
-        ways = {name: [] for name in ("padded, as the reference", "collator", "grouped by length", "packed")}
+        rows = Dataset.from_list(draw_rows(args.rows, args.per_question, args.median, args.spread))
+        ways = {name: [] for name in ("padded, as the reference", "grouped by length", "packed", "shared prompts")}
         for _ in range(args.repeats):
             for name, speeds in ways.items():
                 speeds.append(tokens_per_second(name, rows, tokenizer, args, Path(folder)))
@@ -74,7 +77,7 @@ def tokenizer_in(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def draw_rows(n: int, median: int, spread: float) -> list[dict[str, Any]]:
+def draw_rows(n: int, per_question: int, median: int, spread: float) -> list[dict[str, Any]]:
     """Rows of `dplus` whose texts have log-normal lengths."""
     rng = random.Random(0)
 
@@ -86,10 +89,11 @@ def draw_rows(n: int, median: int, spread: float) -> list[dict[str, Any]]:
 
     rows = []
     for i in range(n):
-        question, trial = text(), text()
+        if i % per_question == 0:
+            question, trial = text(), text()
         rows.append(
             {
-                "id": str(i),
+                "id": str(i // per_question),
                 "question": question,
                 "answer": "0",
                 "answer_type": "math",
@@ -100,7 +104,7 @@ def draw_rows(n: int, median: int, spread: float) -> list[dict[str, Any]]:
                 "first_trial_reasoning": trial,
                 "reflections": text(),
                 "second_trial_reasoning": text(),
-                "reflect_prompt": "",
+                "reflect_prompt": f"{question}\n{trial}\nNotes, way {rng.randrange(24)}:",
             }
         )
     return rows
@@ -135,7 +139,7 @@ class Stopwatch(TrainerCallback):
 def tokens_per_second(name: str, rows: Any, tokenizer: Any, args: argparse.Namespace, folder: Path) -> float:
     """Tokens of the rows, in one epoch, by the seconds that it takes."""
     prompts = load_prompts("miniature")
-    make = lambda row: sft_example(row, "one_stage", prompts)  # noqa: E731
+    make = lambda row: sft_example(row, args.setting, prompts)  # noqa: E731
     on_gpu = torch.cuda.is_available()
     config = SFTConfig(
         output_dir=str(folder / "out"),
@@ -155,8 +159,8 @@ def tokens_per_second(name: str, rows: Any, tokenizer: Any, args: argparse.Names
     tokenized = tokenized_rows(rows, make, tokenizer, config)
     n_tokens = sum(len(ids) for ids in tokenized["input_ids"])
     collator = None
-    if name in ("collator", "grouped by length"):
-        collator = ReflectionCollator(tokenizer, make, max_length=MAX_LENGTH)
+    if name in ("grouped by length", "shared prompts"):
+        collator = ReflectionCollator(tokenizer, make, max_length=MAX_LENGTH, share_prompts=name == "shared prompts")
         config.remove_unused_columns = False
         config.dataset_kwargs = {"skip_prepare_dataset": True}
         tokenized = with_lengths(rows) if name == "grouped by length" else rows

@@ -127,7 +127,8 @@ def test_backends_train_alike(script: str, dataset: Path, tiny_model: Path, prob
         output = tmp_path / backend
         # an odd number of problems, so that processes generate unequally often
         evaluate = EVALUATE if script == "sft" and backend in ("ddp", "zero3") else ()
-        done = launch(backend, command(script, tiny_model, dataset, output, *evaluate), probe, processes=processes)
+        more = (*evaluate, *(("--share_prompts", "true") if script == "sft" else ()))
+        done = launch(backend, command(script, tiny_model, dataset, output, *more), probe, processes=processes)
         assert done.returncode == 0, done.stderr[-3000:]
         assert [world["world_size"] for world in worlds(output)] == [processes] * processes
         assert ("DeepSpeed" in worlds(output)[0]["optimizer"]) == backend.startswith("zero")
@@ -194,11 +195,11 @@ def test_qlora(dataset: Path, tiny_model: Path, probe: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", ["KILL_AFTER_STEP", "KILL_IN_CHECKPOINT"])
-def test_killed_and_gone_on_with(kill: str, dataset: Path, tiny_model: Path, probe: Path, tmp_path: Path):
+@pytest.mark.parametrize(("kill", "share"), [("KILL_AFTER_STEP", "true"), ("KILL_IN_CHECKPOINT", "false")])
+def test_killed_and_gone_on_with(kill: str, share: str, dataset: Path, tiny_model: Path, probe: Path, tmp_path: Path):
     """Equal weights to a training that was never killed; a half-written checkpoint is passed over."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = lambda output: command("sft", tiny_model, dataset, output)  # noqa: E731
+    arguments = lambda output: command("sft", tiny_model, dataset, output, "--share_prompts", share)  # noqa: E731
     assert launch("ddp", arguments(whole), probe).returncode == 0
     died = launch("ddp", arguments(killed), probe, env={kill: "3" if kill == "KILL_AFTER_STEP" else "4"})
     assert died.returncode != 0
