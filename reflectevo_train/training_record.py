@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reflectevo_data.card import public_name
+from reflectevo_data.errors import InputError
 
 
 RECORD = "reflectevo_training.json"
@@ -33,7 +34,11 @@ _HYPERPARAMETERS = (
     "bf16",
     "seed",
 )
+_OURS = ("segment_weights", "share_prompts")
 _LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "load_in_4bit", "bnb_4bit_quant_type")
+_NEEDED = {"base_model", "dataset", "setting", "prompts", "recipe", "trainer", "n_train", "n_processes", "steps"} | {
+    *("hyperparameters", "lora", "versions"),
+}
 _PACKAGES = ("reflectevo", "trl", "transformers", "peft", "accelerate", "deepspeed", "datasets", "torch")
 
 
@@ -54,7 +59,7 @@ def record_training(trainer: Any, script_args: Any, training_args: Any, model_ar
         "n_train": _length(trainer.train_dataset),
         "n_processes": world,
         "steps": trainer.state.global_step,
-        "hyperparameters": _plain(training_args, _HYPERPARAMETERS),
+        "hyperparameters": _plain(training_args, _HYPERPARAMETERS) | _plain(script_args, _OURS),
         "lora": _plain(model_args, _LORA) if getattr(model_args, "use_peft", False) else {},
         "best_metric": trainer.state.best_metric,
         "metrics": {k: v for k, v in (metrics[-1] if metrics else {}).items() if k.startswith("eval_") or k == "step"},
@@ -66,12 +71,21 @@ def record_training(trainer: Any, script_args: Any, training_args: Any, model_ar
 
 
 def load_record(folder: str | Path) -> dict[str, Any]:
-    """The record of a training run, empty where there is none or it cannot be read."""
+    """The record of a training run, empty where there is none or it cannot be read.
+
+    Raises:
+        InputError: It is one, and something was taken out of it.
+    """
+    path = Path(folder) / RECORD
     try:
-        record = json.loads((Path(folder) / RECORD).read_text("utf-8"))
+        record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) and record.get("kind") == "reflectevo-training" else {}
+    if not isinstance(record, dict) or record.get("kind") != "reflectevo-training":
+        return {}
+    if missing := sorted(_NEEDED - record.keys()):
+        raise InputError(f"{path}: lacks {', '.join(missing)}, which training wrote. Put it back or remove the file.")
+    return record
 
 
 def record_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -159,6 +159,11 @@ def test_the_card_says_how_it_was_trained_and_how_to_run_it(model):
         "No evaluation was published",
     ):
         assert line in text
+    record = json.loads((model / RECORD).read_text())
+    del record["dataset"], record["steps"]
+    (model / RECORD).write_text(json.dumps(record))
+    with pytest.raises(InputError, match="lacks dataset, steps, which training wrote"):
+        model_card(model, REPO, {})
     (model / RECORD).unlink()
     text, _ = model_card(model, REPO, {})
     assert "holds no record of a training" in text
