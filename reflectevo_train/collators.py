@@ -21,7 +21,7 @@ from reflectevo_data.completers.chat import chat_ids, chat_text
 from reflectevo_data.schema import Row, stable_hash
 
 from .settings import Example
-from .shared_prompts import Trie, in_tries
+from .shared_prompts import tries_of_batch
 
 
 logger = logging.getLogger(__name__)
@@ -45,10 +45,9 @@ class Tokenized(NamedTuple):
     def prompt_length(self) -> int:
         return self.segment_ids.count(0)
 
-
-def labels_of(sequence: Tokenized | Trie) -> list[int]:
-    """The tokens to learn: those of a segment, none of a prompt."""
-    return [token if segment else IGNORED for token, segment in zip(*sequence[:2], strict=True)]
+    @property
+    def labels(self) -> list[int]:
+        return [token if segment else IGNORED for token, segment in zip(*self[:2], strict=True)]
 
 
 def tokenize(example: Example, tokenizer: Any, *, max_length: int | None) -> Tokenized | None:
@@ -129,8 +128,7 @@ class ReflectionCollator:
         make_example: A row's example: one of `settings`.
         max_length: Tokens that a sequence may have; None for no limit.
         segment_weights: Loss weight of each segment; None gives every token the same, and no `loss_weights`.
-        share_prompts: Put sequences that begin alike into one: see `shared_prompts`. A batch then has fewer rows than
-            were given, and `position_ids` and `trie_ends` as well.
+        share_prompts: Give what `shared_prompts.read_prompts_once` takes as well.
         shortened: Rows whose failed trial was cut, with the number of tokens.
         dropped: Rows that did not fit, with their ids. With dataloader workers each worker has its own, and what it
             drops stands in the log alone.
@@ -159,9 +157,7 @@ class ReflectionCollator:
         """`input_ids, attention_mask, labels, segment_ids` and, with weights, `loss_weights`: each (B, T)."""
         tokenized = [pair for row in rows if (pair := self._tokenized(row)) is not None]
         # every rank has to take its step: a single padding token, with nothing to learn
-        tokenized = tokenized or [("", Tokenized([self.tokenizer.pad_token_id], [0]))]
-        tries = in_tries(tokenized, self.max_length) if self.share_prompts else []
-        sequences: Sequence[Tokenized | Trie] = tries or [sequence for _, sequence in tokenized]
+        questions, sequences = zip(*tokenized or [("", Tokenized([self.tokenizer.pad_token_id], [0]))], strict=True)
         width = max(len(sequence.input_ids) for sequence in sequences)
         if self.pad_to_multiple_of:
             width += -width % self.pad_to_multiple_of
@@ -169,12 +165,11 @@ class ReflectionCollator:
         batch = {
             "input_ids": _padded([sequence.input_ids for sequence in sequences], width, self.tokenizer.pad_token_id),
             "attention_mask": _padded([[1] * len(sequence.input_ids) for sequence in sequences], width, 0),
-            "labels": _padded([labels_of(sequence) for sequence in sequences], width, IGNORED),
+            "labels": _padded([sequence.labels for sequence in sequences], width, IGNORED),
             "segment_ids": segment_ids,
         }
-        if tries:
-            batch["position_ids"] = _padded([trie.position_ids for trie in tries], width, 0)
-            batch["trie_ends"] = torch.tensor([[*trie.ends, *range(len(trie.ends) + 1, width + 1)] for trie in tries])
+        if self.share_prompts:
+            batch |= tries_of_batch(sequences, questions, width, self.max_length)
         if self.segment_weights is not None:
             batch["loss_weights"] = torch.tensor([0.0, *self.segment_weights])[segment_ids]
         return batch

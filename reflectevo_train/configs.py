@@ -46,8 +46,8 @@ class ReflectionArguments(ScriptArguments):
     share_prompts: bool = field(
         default=False,
         metadata={
-            "help": "Have rows of one question meet in a batch and read what their prompts share once (sdpa or eager "
-            "attention): the same loss, for less computation."
+            "help": "Have rows of one question meet in a batch and read what their prompts share once: the same loss for "
+            "less computation (sdpa or eager attention, no packing)."
         },
     )
     early_stopping_patience: int | None = field(

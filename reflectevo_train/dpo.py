@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from trl import DPOConfig, DPOTrainer, ModelConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from reflectevo_data.errors import InputError
 from reflectevo_data.schema import Row
 
 from .checkpoints import resume_point
-from .collators import completion_ids, fit_prompt
+from .collators import Tokenized, completion_ids, fit_prompt
 from .configs import ReflectionArguments
 from .loading import (
     add_callbacks,
@@ -36,6 +39,7 @@ from .loading import (
     take_push,
 )
 from .settings import dpo
+from .shared_prompts import question_sampler, read_prompts_once, tries_of_batch
 
 
 logger = logging.getLogger(__name__)
@@ -45,20 +49,32 @@ def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args:
     set_up_logging(training_args)
     push = take_push(training_args, model_args)
     train_rows, eval_rows = load_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
+    if script_args.share_prompts and script_args.dataset_streaming:
+        raise InputError("share_prompts: rows that stream by cannot be arranged. Drop dataset_streaming.")
     tokenizer = load_tokenizer(model_args, trust_remote_code=training_args.trust_remote_code)
     train_pairs = preference_pairs(train_rows, tokenizer, training_args)
     eval_pairs = eval_rows and preference_pairs(eval_rows, tokenizer, training_args)
+
+    collator = None
+    if script_args.share_prompts:
+        training_args.remove_unused_columns = False
+        training_args.train_sampling_strategy = "random"  # of questions
+        collator = SharedPromptPreferences(tokenizer.pad_token_id, training_args.max_length)
 
     model, peft_config, quantization_config = model_and_peft(model_args, training_args)
     trainer = ReflectionDPOTrainer(
         model=model,
         args=training_args,
+        data_collator=collator,
         train_dataset=train_pairs,
         eval_dataset=eval_pairs,
         processing_class=tokenizer,
         peft_config=peft_config,
         quantization_config=quantization_config,
     )
+    if script_args.share_prompts:
+        for each in filter(None, (trainer.model, trainer.ref_model)):
+            read_prompts_once(each, training_args.max_length)
     add_callbacks(trainer, script_args, model_args)
     trainer.train(resume_from_checkpoint=resume_point(training_args))
     if "ref" in getattr(trainer.model, "peft_config", {}):  # the frozen copy of the adapter is not part of the result
@@ -69,8 +85,27 @@ def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args:
 class ReflectionDPOTrainer(DPOTrainer):
     """TRL's trainer, without a model card of its own."""
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """With shared prompts, pairs of one question one after the other."""
+        return question_sampler(self, train_dataset) or super()._get_train_sampler(train_dataset)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the card is made from measured numbers by `reflectevo-train push`, and TRL must not overwrite it."""
+
+
+@dataclass
+class SharedPromptPreferences(DataCollatorForPreference):
+    """TRL's batch, chosen sequences before rejected ones, and what `shared_prompts.read_prompts_once` takes."""
+
+    share_prompts: bool = True
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().torch_call(examples)
+        lengths = batch["attention_mask"].sum(1).tolist()
+        rows = zip(batch["input_ids"].tolist(), batch["completion_mask"].tolist(), lengths, strict=True)
+        sequences = [Tokenized(ids[:length], mask[:length]) for ids, mask, length in rows]
+        questions = [example["id"] for example in examples] * 2
+        return batch | tries_of_batch(sequences, questions, batch["input_ids"].shape[1], self.max_length)
 
 
 def preference_pairs(rows: Any, tokenizer: Any, training_args: DPOConfig) -> Any:
@@ -101,7 +136,7 @@ def preference_pairs(rows: Any, tokenizer: Any, training_args: DPOConfig) -> Any
 
     with training_args.main_process_first(local=False, desc="pairs"):
         pairs = rows.map(pair, remove_columns=rows.column_names, num_proc=training_args.dataset_num_proc)
-    return rows_that_fit(pairs, "prompt", max_length).remove_columns(["id", "cut"])
+    return rows_that_fit(pairs, "prompt", max_length).remove_columns(["cut"])
 
 
 if __name__ == "__main__":

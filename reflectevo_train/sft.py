@@ -23,7 +23,7 @@ from reflectevo_data.prompts import load_prompts
 from reflectevo_data.schema import Row
 
 from .checkpoints import resume_point
-from .collators import ReflectionCollator, Tokenized, labels_of, tokenize
+from .collators import ReflectionCollator, Tokenized, tokenize
 from .configs import ReflectionArguments
 from .loading import (
     add_callbacks,
@@ -37,7 +37,7 @@ from .loading import (
     take_push,
 )
 from .settings import Example, first_of_each_question, sft_example
-from .shared_prompts import QuestionSampler, attention_bias
+from .shared_prompts import question_sampler, read_prompts_once
 
 
 logger = logging.getLogger(__name__)
@@ -94,31 +94,12 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
         quantization_config=quantization_config,
     )
     if script_args.share_prompts:
-        check_attention(trainer.model.config, training_args.max_length)
+        read_prompts_once(trainer.model, training_args.max_length)
     add_callbacks(trainer, script_args, model_args)
     trainer.train(resume_from_checkpoint=resume_point(training_args))
     if collator is not None and (report := collator.report()):
         logger.warning(report)
     finish(trainer, script_args, training_args, model_args, push=push)
-
-
-def check_attention(config: Any, max_length: int | None) -> None:
-    """Refuses a model whose attention does not take the mask of shared prompts.
-
-    Raises:
-        InputError: Says what to change.
-    """
-    if config._attn_implementation not in ("sdpa", "eager"):
-        raise InputError(
-            f"share_prompts: attn_implementation {config._attn_implementation} takes no mask of ours, expected sdpa or "
-            "eager. Change it or drop share_prompts."
-        )
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    if window and (max_length is None or max_length > window):
-        raise InputError(
-            f"share_prompts: the model's attention sees {window} tokens back, expected max_length of at most as many, "
-            f"found {max_length}. Lower it or drop share_prompts."
-        )
 
 
 def example_of(row: Row, *, setting: Any, prompts: str) -> Example:
@@ -138,27 +119,20 @@ class ReflectionSFTTrainer(SFTTrainer):
         """The mean loss over the trained tokens, each times its weight."""
         inputs.pop("segment_ids", None)
         weights = inputs.pop("loss_weights", None)
-        ends = inputs.pop("trie_ends", None)
-        if weights is None and ends is None:
+        if weights is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-        def adapted(**model_inputs: Any) -> Any:
-            if ends is not None:  # not before: the tokens of a batch are counted by its two-dimensional mask
-                model_inputs["attention_mask"] = attention_bias(ends, self.model.dtype)
+        def weighted(**model_inputs: Any) -> Any:
             outputs = model(**model_inputs)
-            if weights is not None and outputs.log_probs is not None:  # (B, T - 1): none predicts the first token
+            if outputs.log_probs is not None:  # (B, T - 1): the first token is predicted by none
                 outputs.log_probs = outputs.log_probs * weights[:, 1:]
             return outputs
 
-        return super().compute_loss(adapted, inputs, return_outputs, num_items_in_batch)  # pyright: ignore[reportArgumentType]
+        return super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)  # pyright: ignore[reportArgumentType]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """With shared prompts, rows of one question one after the other."""
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        if getattr(self.data_collator, "share_prompts", False):
-            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            return QuestionSampler(rows["id"], seed)  # pyright: ignore[reportOptionalSubscript]
-        return super()._get_train_sampler(train_dataset)
+        return question_sampler(self, train_dataset) or super()._get_train_sampler(train_dataset)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the card is made from measured numbers by `reflectevo-train push`, and TRL must not overwrite it."""
@@ -173,7 +147,7 @@ def tokenized_rows(rows: Any, make_example: Any, tokenizer: Any, training_args: 
         return {
             "id": row["id"],
             "input_ids": sequence.input_ids,
-            "labels": labels_of(sequence),
+            "labels": sequence.labels,
             "cut": sequence.trial_tokens_cut,
         }
 

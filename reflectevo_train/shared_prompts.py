@@ -8,19 +8,21 @@ examples before the question. A batch's sequences are laid out as tries in depth
     ends       end of all                | end of reflection 1         | end of reflection 2
 
 and a token sees those before it whose subtree it stands in: exactly those of its own sequence. Each sequence keeps the
-last token of its prompt, which predicts its completion's first. So every logit and the loss are those of the sequences
-apart, while the computation is that of the tokens which differ.
+last token of its prompt, which predicts its completion's first. The model's backbone runs on the tries; its hidden states
+are then put where the batch has them, so that a trainer's loss, masks and figures are those of the sequences apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby, takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Sampler
+
+from reflectevo_data.errors import InputError
 
 
 if TYPE_CHECKING:
@@ -28,16 +30,17 @@ if TYPE_CHECKING:
 
 
 class Trie(NamedTuple):
-    """Sequences in one, without what they share. All lists are as long.
+    """Sequences in one, without what they share. The first three are as long.
 
     Attributes:
         ends: For each token the index after the last one that sees it.
+        paths: For each sequence where its tokens stand.
     """
 
     input_ids: list[int]
-    segment_ids: list[int]
     position_ids: list[int]
     ends: list[int]
+    paths: list[list[int]]
 
 
 def as_trie(sequences: Sequence[Tokenized]) -> Trie:
@@ -46,33 +49,34 @@ def as_trie(sequences: Sequence[Tokenized]) -> Trie:
     >>> from reflectevo_train.collators import Tokenized
     >>> first = Tokenized([5, 6, 7, 8], [0, 0, 0, 1])  # the prompt 5 6 7
     >>> second = Tokenized([5, 6, 9, 8], [0, 0, 0, 1])
-    >>> as_trie([first, second])
-    Trie(input_ids=[5, 6, 7, 8, 9, 8], segment_ids=[0, 0, 0, 1, 0, 1], position_ids=[0, 1, 2, 3, 2, 3], ends=[6, 6, 4, 4, 6, 6])
+    >>> trie = as_trie([first, second])
+    >>> trie.input_ids, trie.ends, trie.paths
+    ([5, 6, 7, 8, 9, 8], [6, 6, 4, 4, 6, 6], [[0, 1, 2, 3], [0, 1, 4, 5]])
     """
-    trie = Trie([], [], [], [])
+    trie = Trie([], [], [], [[] for _ in sequences])
 
-    def place(members: list[Tokenized], start: int) -> None:
-        first = members[0]
-        stop = len(first.input_ids) if len(members) == 1 else start + _n_shared(members, start)
+    def place(members: list[int], start: int) -> None:
+        first = sequences[members[0]].input_ids
+        stop = len(first) if len(members) == 1 else start + _n_shared([sequences[i] for i in members], start)
         begin, length = len(trie.ends), stop - start
-        trie.input_ids.extend(first.input_ids[start:stop])
-        trie.segment_ids.extend(first.segment_ids[start:stop])
+        trie.input_ids.extend(first[start:stop])
         trie.position_ids.extend(range(start, stop))
         trie.ends.extend([0] * length)
+        for member in members:
+            trie.paths[member].extend(range(begin, begin + length))
         if len(members) > 1:
             branch_out(members, stop)
         trie.ends[begin : begin + length] = [len(trie.ends)] * length
 
-    def branch_out(members: list[Tokenized], start: int) -> None:
-        for member in members:
-            if start >= member.prompt_length - 1:
-                place([member], start)
-        going_on = [member for member in members if start < member.prompt_length - 1]
-        going_on.sort(key=lambda member: member.input_ids[start])
-        for _, alike in groupby(going_on, key=lambda member: member.input_ids[start]):
+    def branch_out(members: list[int], start: int) -> None:
+        at_their_end = [member for member in members if start >= sequences[member].prompt_length - 1]
+        for member in at_their_end:
+            place([member], start)
+        next_token = {member: sequences[member].input_ids[start] for member in members if member not in at_their_end}
+        for _, alike in groupby(sorted(next_token, key=next_token.__getitem__), key=next_token.__getitem__):
             place(list(alike), start)
 
-    branch_out(list(sequences), 0)
+    branch_out(list(range(len(sequences))), 0)
     return trie
 
 
@@ -84,47 +88,124 @@ def _n_shared(members: list[Tokenized], start: int) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(prompts), max(prompts), strict=False)))
 
 
-def in_tries(sequences: Sequence[tuple[str, Tokenized]], max_length: int | None) -> list[Trie]:
-    """The sequences of a batch in few tries of about the same size.
+def arrange(sequences: Sequence[Tokenized], questions: Sequence[str], max_length: int | None) -> list[list[int]]:
+    """Which sequences of a batch go into one trie.
 
-    Sequences of one question go together. The largest of these groups says how wide the batch is, and others fill up
-    what is left beside smaller ones, so that little is padded and no row is longer than it has to be.
+    Those of one question go together. The largest of these groups says how wide the batch is, and others fill up what is
+    left beside smaller ones, so that little is padded and no row is longer than it has to be.
 
     Args:
-        sequences: Each with the id of its question.
+        sequences: Those of the batch.
+        questions: For each of them the id of its question.
         max_length: Tokens that no trie may exceed, as long as its sequences do not.
     """
-    by_question: dict[str, list[Tokenized]] = {}
-    for question, sequence in sequences:
-        by_question.setdefault(question, []).append(sequence)
-    groups = [group for members in by_question.values() for group in _that_fit(members, max_length)]
-    sized = sorted(((len(as_trie(group).ends), group) for group in groups), key=lambda pair: -pair[0])
-    rows: list[list[Tokenized]] = []
+
+    def size(members: list[int]) -> int:
+        return len(as_trie([sequences[member] for member in members]).ends)
+
+    def that_fit(members: list[int]) -> Iterator[list[int]]:
+        if max_length is None or len(members) == 1 or size(members) <= max_length:
+            yield members
+        else:
+            half = len(members) // 2
+            yield from that_fit(members[:half])
+            yield from that_fit(members[half:])
+
+    by_question: dict[str, list[int]] = {}
+    for member, question in enumerate(questions):
+        by_question.setdefault(question, []).append(member)
+    groups = [(size(group), group) for members in by_question.values() for group in that_fit(members)]
+    groups.sort(key=lambda pair: -pair[0])
+    rows: list[list[int]] = []
     room: list[int] = []
-    for size, group in sized:  # first fit, the largest first
-        row = next((row for row, left in enumerate(room) if left >= size), len(rows))
+    for length, group in groups:  # first fit, the largest first
+        row = next((row for row, left in enumerate(room) if left >= length), len(rows))
         if row == len(rows):
             rows.append([])
-            room.append(sized[0][0])
+            room.append(groups[0][0])
         rows[row] += group
-        room[row] -= size
-    return [as_trie(members) for members in rows]
+        room[row] -= length
+    return rows
 
 
-def _that_fit(members: list[Tokenized], max_length: int | None) -> Iterator[list[Tokenized]]:
-    if max_length is None or len(members) == 1 or len(as_trie(members).ends) <= max_length:
-        yield members
-    else:
-        half = len(members) // 2
-        yield from _that_fit(members[:half], max_length)
-        yield from _that_fit(members[half:], max_length)
+def tries_of_batch(
+    sequences: Sequence[Tokenized], questions: Sequence[str], width: int, max_length: int | None
+) -> dict[str, torch.Tensor]:
+    """What `read_prompts_once` takes beside a batch of these sequences, which are padded to `width` at their end.
+
+    Returns:
+        `trie_input_ids, trie_position_ids, trie_ends`: (tries, tokens), and `trie_index`: (B, T), the place of each of the
+        batch's tokens in the flattened tries, 0 for padding.
+    """
+    rows = arrange(sequences, questions, max_length)
+    tries = [as_trie([sequences[member] for member in members]) for members in rows]
+    length = max(len(trie.ends) for trie in tries)
+    index = torch.zeros(len(sequences), width, dtype=torch.long)
+    for row, (members, trie) in enumerate(zip(rows, tries, strict=True)):
+        for member, path in zip(members, trie.paths, strict=True):
+            index[member, : len(path)] = torch.tensor(path) + row * length
+    padded = {
+        "trie_input_ids": [trie.input_ids + [0] * (length - len(trie.ends)) for trie in tries],
+        "trie_position_ids": [trie.position_ids + [0] * (length - len(trie.ends)) for trie in tries],
+        # of a padding token its own index + 1: it sees itself and nothing else sees it
+        "trie_ends": [[*trie.ends, *range(len(trie.ends) + 1, length + 1)] for trie in tries],
+    }
+    return {name: torch.tensor(values) for name, values in padded.items()} | {"trie_index": index}
+
+
+def read_prompts_once(model: Any, max_length: int | None) -> None:
+    """Have a causal language model run on the tries of a batch that has them, by hooks on its backbone.
+
+    Raises:
+        InputError: Its attention does not take the mask of tries.
+    """
+    check_attention(model.config, max_length)
+    backbone = (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
+    index: list[torch.Tensor] = []
+
+    def before(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        if "trie_index" not in kwargs:
+            return None
+        index.append(kwargs.pop("trie_index"))
+        tries = {name: kwargs.pop(f"trie_{name}") for name in ("input_ids", "position_ids", "ends")}
+        bias = attention_bias(tries.pop("ends"), module.dtype)
+        return args, kwargs | tries | {"attention_mask": bias}
+
+    def after(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        if index:
+            output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[index.pop()]
+        return output
+
+    backbone.register_forward_pre_hook(before, with_kwargs=True)
+    backbone.register_forward_hook(after, with_kwargs=True)
+
+
+def check_attention(config: Any, max_length: int | None) -> None:
+    """Refuses a model whose attention does not take the mask of tries.
+
+    Raises:
+        InputError: Says what to change.
+    """
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise InputError(
+            f"share_prompts: attn_implementation {config._attn_implementation} takes no mask of ours, expected sdpa or "
+            "eager. Change it or drop share_prompts."
+        )
+    if hasattr(config, "output_router_logits"):
+        raise InputError("share_prompts: a mixture of experts balances the tokens of a batch. Drop share_prompts.")
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window and (max_length is None or max_length > window):
+        raise InputError(
+            f"share_prompts: the model's attention sees {window} tokens back, expected max_length of at most as many, "
+            f"found {max_length}. Lower it or drop share_prompts."
+        )
 
 
 def attention_bias(ends: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """What is added to the attention scores: 0 where a token sees another, else the least number.
 
     Args:
-        ends: (B, T); of a padding token its own index + 1, so that it sees itself and nothing else sees it.
+        ends: (B, T).
         dtype: That of the scores.
 
     Returns:
@@ -160,3 +241,11 @@ class QuestionSampler(Sampler[int]):
         questions = list(self._rows.values())
         for number in random.permutation(len(questions)):
             yield from random.permutation(questions[number]).tolist()
+
+
+def question_sampler(trainer: Any, rows: Any = None) -> QuestionSampler | None:
+    """The sampler of a trainer whose collator shares prompts."""
+    if not getattr(trainer.data_collator, "share_prompts", False):
+        return None
+    seed = trainer.args.seed if trainer.args.data_seed is None else trainer.args.data_seed
+    return QuestionSampler((trainer.train_dataset if rows is None else rows)["id"], seed)

@@ -127,7 +127,7 @@ def test_backends_train_alike(script: str, dataset: Path, tiny_model: Path, prob
         output = tmp_path / backend
         # an odd number of problems, so that processes generate unequally often
         evaluate = EVALUATE if script == "sft" and backend in ("ddp", "zero3") else ()
-        more = (*evaluate, *(("--share_prompts", "true") if script == "sft" else ()))
+        more = (*evaluate, "--share_prompts", "true")
         done = launch(backend, command(script, tiny_model, dataset, output, *more), probe, processes=processes)
         assert done.returncode == 0, done.stderr[-3000:]
         assert [world["world_size"] for world in worlds(output)] == [processes] * processes
@@ -167,8 +167,8 @@ def test_lora_then_dpo_on_the_adapter(dataset: Path, tiny_model: Path, probe: Pa
     assert [world["world_size"] for world in worlds(adapter)] == [2, 2]
     assert not (adapter / "model.safetensors").exists()
 
-    sigmoid_and_sft = ("--loss_type", "sigmoid", "sft", "--learning_rate", "1e-4")
-    done = launch("single", command("dpo", adapter, dataset, chained, *sigmoid_and_sft), probe, processes=1)
+    more = ("--loss_type", "sigmoid", "sft", "--learning_rate", "1e-4", "--share_prompts", "true")
+    done = launch("single", command("dpo", adapter, dataset, chained, *more), probe, processes=1)
     assert done.returncode == 0, done.stderr[-3000:]
     before, after = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, chained))
     assert before.keys() == after.keys()

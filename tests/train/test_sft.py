@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from reflectevo_train import sft
 from reflectevo_train.collators import ReflectionCollator
 from reflectevo_train.configs import parse_arguments
 from reflectevo_train.dpo import preference_pairs
-from reflectevo_train.sft import ReflectionSFTTrainer, check_attention, example_of, tokenized_rows, with_lengths
+from reflectevo_train.sft import ReflectionSFTTrainer, example_of, tokenized_rows, with_lengths
 
 
 def make_example(row: Any) -> Any:
@@ -165,26 +164,6 @@ def arguments(dataset: Path, model: Path, output: Path, *more: str) -> Any:
 def test_what_cannot_be_trained(more: list[str], message: str, dataset: Path, tiny_model: Path, tmp_path: Path):
     with pytest.raises(InputError, match=message):
         sft.main(*arguments(dataset, tiny_model, tmp_path, *more))
-
-
-@pytest.mark.parametrize(
-    ("config", "max_length", "message"),
-    [
-        ({"_attn_implementation": "flash_attention_2"}, 100, "attn_implementation flash_attention_2 takes no mask"),
-        ({"sliding_window": 64}, 100, "sees 64 tokens back, expected max_length of at most as many, found 100"),
-        ({"sliding_window": 64}, None, "found None"),
-        ({"sliding_window": 64, "use_sliding_window": False}, 100, None),
-        ({"sliding_window": 64}, 64, None),
-        ({}, None, None),
-    ],
-)
-def test_attention_that_takes_no_mask_is_refused(config: dict[str, Any], max_length: int | None, message: str | None):
-    attention = SimpleNamespace(**{"_attn_implementation": "sdpa"} | config)
-    if message is None:
-        check_attention(attention, max_length)
-    else:
-        with pytest.raises(InputError, match=message):
-            check_attention(attention, max_length)
 
 
 def test_qa_sees_each_question_once(dataset: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
