@@ -39,7 +39,7 @@ from .loading import (
     take_push,
 )
 from .settings import dpo
-from .shared_prompts import question_sampler, read_prompts_once, tries_of_batch
+from .shared_prompts import prepare_sharing, question_sampler, tries_of_batch
 
 
 logger = logging.getLogger(__name__)
@@ -72,9 +72,6 @@ def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args:
         peft_config=peft_config,
         quantization_config=quantization_config,
     )
-    if script_args.share_prompts:
-        for each in filter(None, (trainer.model, trainer.ref_model)):
-            read_prompts_once(each, training_args.max_length)
     add_callbacks(trainer, script_args, model_args)
     trainer.train(resume_from_checkpoint=resume_point(training_args))
     if "ref" in getattr(trainer.model, "peft_config", {}):  # the frozen copy of the adapter is not part of the result
@@ -83,7 +80,11 @@ def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args:
 
 
 class ReflectionDPOTrainer(DPOTrainer):
-    """TRL's trainer, without a model card of its own."""
+    """TRL's trainer, with shared prompts and without a model card of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        prepare_sharing(self)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """With shared prompts, pairs of one question one after the other."""

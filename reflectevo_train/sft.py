@@ -37,7 +37,7 @@ from .loading import (
     take_push,
 )
 from .settings import Example, first_of_each_question, sft_example
-from .shared_prompts import question_sampler, read_prompts_once
+from .shared_prompts import prepare_sharing, question_sampler
 
 
 logger = logging.getLogger(__name__)
@@ -93,8 +93,6 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
         peft_config=peft_config,
         quantization_config=quantization_config,
     )
-    if script_args.share_prompts:
-        read_prompts_once(trainer.model, training_args.max_length)
     add_callbacks(trainer, script_args, model_args)
     trainer.train(resume_from_checkpoint=resume_point(training_args))
     if collator is not None and (report := collator.report()):
@@ -111,7 +109,11 @@ _prompts = cache(load_prompts)
 
 
 class ReflectionSFTTrainer(SFTTrainer):
-    """TRL's trainer, with a weight for each token's loss, and without a model card of its own."""
+    """TRL's trainer, with shared prompts and a weight for each token's loss, and without a model card of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        prepare_sharing(self)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -243,6 +243,13 @@ class QuestionSampler(Sampler[int]):
             yield from random.permutation(questions[number]).tolist()
 
 
+def prepare_sharing(trainer: Any) -> None:
+    """Have a trainer's models, the reference too, read prompts once where its collator shares them."""
+    if getattr(trainer.data_collator, "share_prompts", False):
+        for model in filter(None, (trainer.model, getattr(trainer, "ref_model", None))):
+            read_prompts_once(model, trainer.args.max_length)
+
+
 def question_sampler(trainer: Any, rows: Any = None) -> QuestionSampler | None:
     """The sampler of a trainer whose collator shares prompts."""
     if not getattr(trainer.data_collator, "share_prompts", False):

@@ -28,7 +28,6 @@ from reflectevo_train.shared_prompts import (
     as_trie,
     attention_bias,
     check_attention,
-    read_prompts_once,
     tries_of_batch,
 )
 from tests.tiny import save_tiny_llama
@@ -173,8 +172,6 @@ def test_sft_is_that_of_the_sequences_apart(
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
         )
-        if share:
-            read_prompts_once(trainer.model, 512)
         seen = tokens_computed(model)
         loss = trainer.compute_loss(trainer.model, collator(rows))
         loss.backward()
@@ -214,9 +211,6 @@ def test_dpo_is_that_of_the_sequences_apart(tmp_path: Path, adapter: bool) -> No
             with torch.no_grad():
                 trainer.ref_model.lm_head.weight *= 1.5
         models = [model for model in (trainer.model, trainer.ref_model) if model is not None]
-        if share:
-            for model in models:
-                read_prompts_once(model, 512)
         seen = [tokens_computed(model.get_base_model() if adapter else model) for model in models]
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(rows))])
         loss = trainer.compute_loss(trainer.model.train(), batch)
