@@ -247,7 +247,8 @@ def prepare_sharing(trainer: Any) -> None:
     """Have a trainer's models, the reference too, read prompts once where its collator shares them."""
     if getattr(trainer.data_collator, "share_prompts", False):
         for model in filter(None, (trainer.model, getattr(trainer, "ref_model", None))):
-            read_prompts_once(model, trainer.args.max_length)
+            # DeepSpeed has wrapped the reference already
+            read_prompts_once(trainer.accelerator.unwrap_model(model), trainer.args.max_length)
 
 
 def question_sampler(trainer: Any, rows: Any = None) -> QuestionSampler | None:
