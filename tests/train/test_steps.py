@@ -99,11 +99,12 @@ def test_an_error_ends_the_others(step: object, message: str, tmp_path: Path):
 
 
 PARENT = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from reflectevo_train.steps import Clock, Steps
 from tests.train.test_steps import sleep_long
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background is started to ignore it
     with Steps(1, Clock()) as steps:
         asyncio.run(steps.run(Path("log"), sleep_long, Path(sys.argv[1])))
 """
