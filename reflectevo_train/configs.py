@@ -98,6 +98,7 @@ def parse_arguments(
         )
     check_setting(script_args, config_class)
     check_selection(script_args, training_args)
+    check_sharing(script_args, training_args)
     return script_args, training_args, model_args
 
 
@@ -161,6 +162,14 @@ def check_selection(script_args: ReflectionArguments, training_args: Any) -> Non
         raise InputError(f"metric_for_best_model: {metric} needs held-out problems. Set eval_source.")
     if script_args.early_stopping_patience is not None and not training_args.load_best_model_at_end:
         raise InputError("early_stopping_patience: it needs to know the best model. Set load_best_model_at_end: true.")
+
+
+def check_sharing(script_args: ReflectionArguments, training_args: Any) -> None:
+    """Refuses shared prompts where something else decides which rows meet."""
+    if script_args.share_prompts and getattr(training_args, "packing", False):  # DPO has none
+        raise InputError("share_prompts: packing arranges the rows as well. Drop one of the two.")
+    if script_args.share_prompts and script_args.dataset_streaming:
+        raise InputError("share_prompts: rows that stream by cannot be arranged. Drop dataset_streaming.")
 
 
 def _suggestion(key: str, known: Sequence[str]) -> str:

@@ -21,7 +21,6 @@ from typing import Any
 from trl import DPOConfig, DPOTrainer, ModelConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from reflectevo_data.errors import InputError
 from reflectevo_data.schema import Row
 
 from .checkpoints import resume_point
@@ -49,8 +48,6 @@ def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args:
     set_up_logging(training_args)
     push = take_push(training_args, model_args)
     train_rows, eval_rows = load_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
-    if script_args.share_prompts and script_args.dataset_streaming:
-        raise InputError("share_prompts: rows that stream by cannot be arranged. Drop dataset_streaming.")
     tokenizer = load_tokenizer(model_args, trust_remote_code=training_args.trust_remote_code)
     train_pairs = preference_pairs(train_rows, tokenizer, training_args)
     eval_pairs = eval_rows and preference_pairs(eval_rows, tokenizer, training_args)
@@ -58,7 +55,6 @@ def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args:
     collator = None
     if script_args.share_prompts:
         training_args.remove_unused_columns = False
-        training_args.train_sampling_strategy = "random"  # of questions
         collator = SharedPromptPreferences(tokenizer.pad_token_id, training_args.max_length)
 
     model, peft_config, quantization_config = model_and_peft(model_args, training_args)

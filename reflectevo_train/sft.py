@@ -48,10 +48,6 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
     push = take_push(training_args, model_args)
     train_rows, eval_rows = load_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
     if script_args.share_prompts:
-        if training_args.packing:
-            raise InputError("share_prompts: packing arranges the rows as well. Drop one of the two.")
-        if script_args.dataset_streaming:
-            raise InputError("share_prompts: rows that stream by cannot be arranged. Drop dataset_streaming.")
         training_args.train_sampling_strategy = "random"  # of questions; lengths are evened out in each batch
     tokenizer = load_tokenizer(model_args, trust_remote_code=training_args.trust_remote_code)
     make_example = partial(example_of, setting=script_args.setting, prompts=script_args.prompts)

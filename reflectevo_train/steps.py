@@ -61,9 +61,9 @@ def available_cores() -> int:
 class Steps:
     """A pool of processes for steps. One step at a time writes where this process does; several write to their logs.
 
-    `title` and `total` are for the progress bar. A step is a function at the top of a module; its last argument is a `Clock`. When a step raises, so does `run`, and
+    A step is a function at the top of a module; its last argument is a `Clock`. When a step raises, so does `run`, and
     leaving the `with` block by an exception ends the other steps where they are, as does the end of this process: a step
-    has to go on from where it was ended.
+    has to go on from where it was ended. `title` and `total` are for the progress bar.
     """
 
     def __init__(self, jobs: int, clock: Clock, *, title: str = "", total: int | None = None) -> None:

@@ -5,7 +5,7 @@
 The reference pads each batch of a fixed size to its longest row, rows in random order. Ours: rows grouped by length,
 packing, and shared prompts, where rows of one question read their prompt once. Counted are the tokens of the rows, as they
 are apart and without padding, so that every way has the same number of them to get through. Ways take turns, and the median
-over the turns is shown, with its tokens that the model is given for each that counts.
+over the turns is shown.
 
 Lengths are drawn from a log-normal distribution (median and spread can be set), as those of questions from many sources
 are; rows of one source differ less, and gain less. On a GPU the share of its bf16 peak is shown (`--peak-tflops`).
