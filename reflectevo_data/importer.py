@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .errors import InputError
 from .leaks import leaks_answer
 from .merging import Merged, merge, spread
-from .parsing import parse_trial
+from .parsing.trial import parse_trial
 from .reading import read_records
 from .repair import cut_prompt, cut_stated_gold, cut_verdict, repair_text
 from .schema import Problem, Row, Verdict

@@ -12,9 +12,9 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from .code_blocks import called_names
 from .math_notation import clean, number, split_unit
-from .options import options_of, read_option
+from .parsing.code_blocks import called_names
+from .parsing.options import options_of, read_option
 from .schema import Problem
 from .text_metrics import normalize_answer
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .options import options_in
+from .parsing.options import options_in
 from .schema import ANSWER_TYPES, AnswerType, stable_hash
 from .sources.files import infer_answer_type, last_boxed
 

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 from . import text_metrics
 from .errors import InputError
 from .math_answers import MAX_LENGTH, NeedsAlgebra, same_answer
-from .options import options_of, read_option
-from .parsing import ParsedTrial, parse_trial
+from .parsing.options import options_of, read_option
+from .parsing.trial import ParsedTrial, parse_trial
 from .schema import Problem, Verdict
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import yaml
 
-from .hub import _LFS_SUFFIXES, Hub, Repo, RepoType, Request, Response, _find, _git_oid, _handler, _json
+from tests.hub import _LFS_SUFFIXES, Hub, Repo, RepoType, Request, Response, _find, _git_oid, _handler, _json
 
 
 @dataclass

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..options import OPTION_LINE, options_in
+from ..parsing.options import OPTION_LINE, options_in
 from ..reading import read_records
 from ..schema import ANSWER_TYPES, AnswerType, Problem, stable_hash
 

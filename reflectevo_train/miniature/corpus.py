@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from reflectevo_data.one_stage import join_one_stage
+from reflectevo_data.parsing.one_stage import join_one_stage
 from reflectevo_data.prompts import PromptSet
 from reflectevo_data.schema import Problem
 from reflectevo_data.sources.miniature import HIGHEST, LOWEST, Chain, draw_chain, is_hard, slip

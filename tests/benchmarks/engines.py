@@ -117,7 +117,7 @@ async def sequential(
     completer: Completer, problems: Sequence[Problem], prompts: PromptSet, verifier: VerifierPool
 ) -> Measured:
     """The reference's way: a request only when the one before it is answered; thought and action are two calls."""
-    from reflectevo_data.parsing import parse_trial
+    from reflectevo_data.parsing.trial import parse_trial
 
     n_tokens = 0
 

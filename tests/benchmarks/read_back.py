@@ -20,9 +20,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from reflectevo_data.schema import CONFIGS
-
-from ..data.test_push import READ_BACK, REPO, make_dataset
-from ..hub_write import WritableHub
+from tests.data.test_push import READ_BACK, REPO, make_dataset
+from tests.hub_write import WritableHub
 
 
 # What these versions were released with, where they do not say so themselves.

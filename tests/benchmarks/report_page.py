@@ -14,9 +14,8 @@ import tempfile
 from pathlib import Path
 
 from reflectevo_train.report import html, load_runs, make_report
-
-from ..browser import chromium, console, requests, wait_for_examples
-from ..train.evaluations import make_evaluation
+from tests.browser import chromium, console, requests, wait_for_examples
+from tests.train.evaluations import make_evaluation
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reflectevo_data.leaks import leaks_answer
 from reflectevo_data.math_answers import NO_ALGEBRA, NeedsAlgebra, same_answer
-from reflectevo_data.parsing import has_action, parse_trial
+from reflectevo_data.parsing.trial import has_action, parse_trial
 from reflectevo_data.schema import Problem, Verdict
 from reflectevo_data.verifiers import judge_in_place
 from tests import import_fuzz

@@ -13,8 +13,7 @@ from reflectevo_data.curate import dplus_rows, dpm_rows, dpref_rows
 from reflectevo_data.errors import InputError
 from reflectevo_data.records import open_run, parse_chunk, read_chunks
 from reflectevo_data.schema import CONFIGS, features
-
-from .random_runs import random_preferences, random_row, row, trial, write_run
+from tests.data.random_runs import random_preferences, random_row, row, trial, write_run
 
 
 def build(*folders, **options):

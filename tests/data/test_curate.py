@@ -15,8 +15,7 @@ from reflectevo_data.curate import (
     usable,
 )
 from reflectevo_data.schema import COLUMNS
-
-from .random_runs import row, trial
+from tests.data.random_runs import row, trial
 
 
 def corrected(**changes):

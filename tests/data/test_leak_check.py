@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from ..train.evaluations import unpack_examples
+from tests.train.evaluations import unpack_examples
 
 
 TOKENS = {"HF_TOKEN": "hf_" + "x1Y2" * 9, "OPENAI_API_KEY": "sk-" + "a1B2" * 10, "WANDB_API_KEY": "c0ffee" * 7}

@@ -8,7 +8,7 @@ import pytest
 
 from reflectevo_data.math_answers import NeedsAlgebra, same_answer
 from reflectevo_data.math_notation import clean, exact, number, split_unit
-from reflectevo_data.parsing import parse_trial
+from reflectevo_data.parsing.trial import parse_trial
 from reflectevo_data.schema import Problem
 from reflectevo_data.verifiers import MathWorker, VerifierPool
 from tests.benchmarks.math_pairs import read_pairs

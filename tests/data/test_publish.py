@@ -24,8 +24,7 @@ from reflectevo_data.errors import InputError
 from reflectevo_data.publish import build_dataset
 from reflectevo_data.schema import COLUMNS, CONFIGS, features
 from reflectevo_data.stats import Tokenizer, count_words, stats_table
-
-from .random_runs import random_preferences, random_row, row, trial, write_run
+from tests.data.random_runs import random_preferences, random_row, row, trial, write_run
 
 
 NAME = "ReflectEvo-460K"

@@ -30,8 +30,7 @@ from reflectevo_data.schema import (
     raw_row,
 )
 from reflectevo_data.store import Preferences, RunDirectory, new_manifest
-
-from ..hub_write import WritableHub
+from tests.hub_write import WritableHub
 
 
 REPO = "owner/ReflectEvo-460K"

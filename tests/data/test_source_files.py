@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reflectevo_data.errors import InputError
-from reflectevo_data.options import options_in
+from reflectevo_data.parsing.options import options_in
 from reflectevo_data.schema import Problem
 from reflectevo_data.sources import load_problems
 from reflectevo_data.sources.files import last_boxed

@@ -12,7 +12,7 @@ import pytest
 
 from reflectevo_data import Problem, VerifierPool, verify
 from reflectevo_data.errors import InputError
-from reflectevo_data.parsing import ParsedTrial, parse_trial
+from reflectevo_data.parsing.trial import ParsedTrial, parse_trial
 from tests.data.reference import reference_rows
 
 

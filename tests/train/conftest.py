@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import save_tiny_llama
-
-from .dataset import make_dataset
+from tests.train.dataset import make_dataset
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,8 @@ from reflectevo_train.evaluate import load_evaluation
 from reflectevo_train.model_card import model_card
 from reflectevo_train.push import push_model
 from reflectevo_train.training_record import RECORD, record_training
-
-from ..hub_write import WritableHub
-from .evaluations import make_evaluation
+from tests.hub_write import WritableHub
+from tests.train.evaluations import make_evaluation
 
 
 REPO = "owner/reflector"

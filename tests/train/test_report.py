@@ -16,9 +16,8 @@ from reflectevo_train.examples import examples_data, outcomes
 from reflectevo_train.model_card import model_card
 from reflectevo_train.plots import learning_curves
 from reflectevo_train.report import html, load_runs, make_report, markdown
-
-from ..browser import chromium, console, requests, screenshot, skip_without_chromium, wait_for_examples
-from .evaluations import HOSTILE, make_evaluation, unpack_examples
+from tests.browser import chromium, console, requests, screenshot, skip_without_chromium, wait_for_examples
+from tests.train.evaluations import HOSTILE, make_evaluation, unpack_examples
 
 
 @pytest.fixture(scope="module")

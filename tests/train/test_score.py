@@ -15,8 +15,7 @@ from reflectevo_train.cli import main
 from reflectevo_train.evaluate import load_evaluation
 from reflectevo_train.score import load_predictions
 from reflectevo_train.scoring import score_rows
-
-from .evaluations import make_evaluation
+from tests.train.evaluations import make_evaluation
 
 
 REFERENCE = Path(os.environ.get("REFLECTEVO_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))

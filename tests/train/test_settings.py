@@ -11,7 +11,7 @@ from reflectevo_data.completers.base import Sampling
 from reflectevo_data.completers.scripted import Request, ScriptedCompleter
 from reflectevo_data.curate import dplus_rows, dpm_rows
 from reflectevo_data.errors import InputError
-from reflectevo_data.one_stage import split_one_stage
+from reflectevo_data.parsing.one_stage import split_one_stage
 from reflectevo_data.prompts import PromptSet, load_prompts
 from reflectevo_data.rollout import Role, Roles, Setting, run_rollouts
 from reflectevo_data.schema import Problem, Row, raw_row

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from .schema import Problem
+from ..schema import Problem
 
 
 _WRAPPERS = "*_`\"'“”‘’$ \t\n"

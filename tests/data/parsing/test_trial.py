@@ -2,7 +2,7 @@ r"""What models write, and what is read from it."""
 
 import pytest
 
-from reflectevo_data.parsing import has_action, parse_trial
+from reflectevo_data.parsing.trial import has_action, parse_trial
 from reflectevo_data.schema import Problem
 
 

@@ -16,9 +16,10 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..schema import Problem
 from .code_blocks import called_names, find_code, has_code_marks
 from .options import options_of, read_option
-from .schema import Problem
+from .thinking import without_thinking
 
 
 # An answer longer than this (characters) is none, and the scan for its end stops here.
@@ -39,7 +40,6 @@ _LINE_START = re.compile(r"[ \t>*_#`'\"-]{0,8}\Z")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s{0,4}(?:\{|(?P<bare>-?\d+|\\?[A-Za-z]+))")
 _BRACKETS = re.compile(r"[\[({\])}]")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
-_THINKING = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 _STATED = re.compile(
     r"[ \t>*_#-]{0,8}(?:(?:so|thus|therefore|hence),?[ \t]{1,3})?(?:the[ \t]{1,3})?(?:(?:final|correct|right|best)[ \t]{1,3}){0,2}"
@@ -75,15 +75,6 @@ class ParsedTrial(NamedTuple):
 
     reasoning: str
     answer: str | None
-
-
-def without_thinking(text: str) -> str:
-    """The text without the hidden reasoning that reasoning models put first; it is not part of the attempt.
-
-    >>> without_thinking("<think>2 and 2, so</think>Action: Finish[4]")
-    'Action: Finish[4]'
-    """
-    return _THINKING.sub("", text) if "<think>" in text else text
 
 
 def parse_trial(text: str | None, problem: Problem) -> ParsedTrial:

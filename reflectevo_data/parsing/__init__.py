@@ -1,0 +1,1 @@
+"""Model text -> (reasoning, answer): trials, options, code blocks, hidden reasoning, one-stage messages."""
