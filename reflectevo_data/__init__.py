@@ -8,7 +8,7 @@ from .schema import Completion, Problem, Reflection, Rollout, Trial, Verdict
 
 
 if TYPE_CHECKING:
-    from .verifiers import VerifierPool, verify
+    from .verifiers.pool import VerifierPool, verify
 
 __all__ = ["Completion", "Problem", "Reflection", "Rollout", "Trial", "Verdict", "VerifierPool", "verify"]
 
@@ -16,7 +16,7 @@ __all__ = ["Completion", "Problem", "Reflection", "Rollout", "Trial", "Verdict",
 def __getattr__(name: str) -> Any:
     """The verifiers, imported when first asked for: a command that judges nothing does not wait for them."""
     if name in ("VerifierPool", "verify"):
-        from . import verifiers
+        from .verifiers import pool as verifiers
 
         return getattr(verifiers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

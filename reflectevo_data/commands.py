@@ -53,7 +53,7 @@ def generate(args: argparse.Namespace) -> int:
     from .progress import print_table
     from .rollout import Role, Roles
     from .store import RunDirectory, new_manifest
-    from .verifiers import VerifierPool
+    from .verifiers.pool import VerifierPool
 
     prompts = prompts_of(args, default="miniature" if args.source == args.model == "miniature" else "default")
     engine = engine_of(args)
@@ -101,7 +101,7 @@ def import_files(args: argparse.Namespace) -> int:
     """Reads the upstream files or dataset into a run directory."""
     from .importer import import_run
     from .progress import print_table
-    from .verifiers import VerifierPool
+    from .verifiers.pool import VerifierPool
 
     with VerifierPool(args.verifier_workers, allow_unsandboxed_code=args.allow_unsandboxed_code) as verifier:
         report = import_run(

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import InputError
-from .leaks import leaks_answer
 from .merging import Merged, merge, spread
 from .parsing.trial import parse_trial
 from .reading import read_records
@@ -30,10 +29,11 @@ from .repair import cut_prompt, cut_stated_gold, cut_verdict, repair_text
 from .schema import Problem, Row, Verdict
 from .sources.table import SOURCES
 from .upstream import Attempt, NotRecognisedError, Stored, attempts
+from .verifiers.leaks import leaks_answer
 
 
 if TYPE_CHECKING:
-    from .verifiers import VerifierPool
+    from .verifiers.pool import VerifierPool
 
 logger = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from .completers.base import Completer, Sampling
-from .leaks import leaks_answer
 from .parsing.one_stage import split_one_stage
 from .parsing.thinking import without_thinking
 from .parsing.trial import ParsedTrial, has_action, parse_trial
 from .prompts import PromptSet, choose_instructions
 from .schema import Completion, FailedRollout, Problem, Reflection, Rollout, SecondTrial, Trial, Verdict, stable_hash
-from .voting import majority
+from .verifiers.leaks import leaks_answer
+from .verifiers.voting import majority
 
 
 Gate = Literal["oracle", "none", "self"]

@@ -21,7 +21,7 @@ from reflectevo_data.completers.base import Sampling
 from reflectevo_data.prompts import PromptSet
 from reflectevo_data.rollout import Role, Roles, Setting, run_rollouts
 from reflectevo_data.schema import FailedRollout, Problem, Row, raw_row
-from reflectevo_data.verifiers import VerifierPool
+from reflectevo_data.verifiers.pool import VerifierPool
 
 from .live import LiveCompleter, undisturbed
 from .scoring import EvalReport, score_rows

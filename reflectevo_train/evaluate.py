@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
     from reflectevo_data.generate import generate_run
     from reflectevo_data.rollout import Role, Roles
     from reflectevo_data.store import RunDirectory, new_manifest
-    from reflectevo_data.verifiers import VerifierPool
+    from reflectevo_data.verifiers.pool import VerifierPool
 
     reflection_temperature = args.temperature if args.reflection_temperature is None else args.reflection_temperature
     if args.vote > 1 and not max(args.temperature, reflection_temperature):

@@ -141,7 +141,7 @@ def _trial(trial: Mapping[str, Any], place: int, record: Mapping[str, Any]) -> R
 
 def _f1(trial: Mapping[str, Any], answer: str, record: Mapping[str, Any]) -> float:
     """As stored, else computed from the stored answer."""
-    from reflectevo_data.text_metrics import f1
+    from reflectevo_data.verifiers.text_metrics import f1
 
     for name in ("f1", "F1_score"):
         if isinstance(trial.get(name), int | float):
@@ -164,7 +164,7 @@ def _answer_type(record: Mapping[str, Any], where: str) -> str:
 def _judged(records: Iterable[tuple[str, Any]]) -> Iterator[Row]:
     """D+ rows: each a failed trial and a second one, both verified anew."""
     from reflectevo_data.upstream import NotRecognisedError, attempts
-    from reflectevo_data.verifiers import VerifierPool
+    from reflectevo_data.verifiers.pool import VerifierPool
 
     found = []
     for where, record in records:

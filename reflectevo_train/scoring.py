@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple, get_args
 
 from reflectevo_data.schema import Row
-from reflectevo_data.voting import majority
+from reflectevo_data.verifiers.voting import majority
 
 
 Gate = Literal["none", "oracle", "self"]

@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 from reflectevo_data.errors import InputError
-from reflectevo_data.leaks import leaks_answer
 from reflectevo_data.parsing.one_stage import join_one_stage
 from reflectevo_data.prompts import PromptSet
 from reflectevo_data.schema import Problem, Row
+from reflectevo_data.verifiers.leaks import leaks_answer
 
 
 SFTSetting = Literal["one_stage", "two_stage_reflect", "two_stage_correct", "qa"]

@@ -36,7 +36,7 @@ from reflectevo_data.prompts import PromptSet, load_prompts
 from reflectevo_data.rollout import Role, Roles, run_rollouts
 from reflectevo_data.schema import Completion, Problem
 from reflectevo_data.sources import load_problems
-from reflectevo_data.verifiers import VerifierPool
+from reflectevo_data.verifiers.pool import VerifierPool
 from tests.vllm_server import VLLMServer
 
 

@@ -23,7 +23,7 @@ import yaml
 from reflectevo_data import Problem, VerifierPool
 
 
-PAIRS = Path(__file__).parent.parent / "data" / "math_pairs.yaml"
+PAIRS = Path(__file__).parent.parent / "data" / "verifiers" / "math_pairs.yaml"
 SECONDS = 5.0
 
 

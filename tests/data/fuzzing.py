@@ -8,11 +8,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from reflectevo_data.leaks import leaks_answer
-from reflectevo_data.math_answers import NO_ALGEBRA, NeedsAlgebra, same_answer
 from reflectevo_data.parsing.trial import has_action, parse_trial
 from reflectevo_data.schema import Problem, Verdict
-from reflectevo_data.verifiers import judge_in_place
+from reflectevo_data.verifiers.leaks import leaks_answer
+from reflectevo_data.verifiers.math_answers import NO_ALGEBRA, NeedsAlgebra, same_answer
+from reflectevo_data.verifiers.verdicts import judge_in_place
 from tests import import_fuzz
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from reflectevo_data import Problem
-from reflectevo_data.leaks import leaks_answer
 from reflectevo_data.prompts import load_prompts
-from reflectevo_data.verifiers import verify
+from reflectevo_data.verifiers.leaks import leaks_answer
+from reflectevo_data.verifiers.pool import verify
 
 
 EXAMPLES = [

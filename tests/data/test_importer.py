@@ -18,7 +18,7 @@ from reflectevo_data.importer import ImportReport, import_records, import_run
 from reflectevo_data.records import fault_of
 from reflectevo_data.repair import cut_prompt, cut_stated_gold, cut_verdict, repair_text
 from reflectevo_data.store import load_preferences, load_rows
-from reflectevo_data.verifiers import VerifierPool
+from reflectevo_data.verifiers.pool import VerifierPool
 from tests import import_fuzz
 from tests.hub import Hub
 

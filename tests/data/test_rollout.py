@@ -11,7 +11,7 @@ from reflectevo_data.completers.scripted import Request, ScriptedCompleter
 from reflectevo_data.prompts import load_prompts
 from reflectevo_data.rollout import Role, Roles, request_seed, run_rollouts
 from reflectevo_data.schema import FailedRollout, Rollout, raw_row
-from reflectevo_data.verifiers import VerifierPool
+from reflectevo_data.verifiers.pool import VerifierPool
 
 
 SAMPLING = Sampling(temperature=1.0, max_tokens=300)

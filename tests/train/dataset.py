@@ -19,7 +19,7 @@ from reflectevo_data.publish import build_dataset
 from reflectevo_data.rollout import Role, Roles
 from reflectevo_data.sources.miniature import Chain, chain_of, problems
 from reflectevo_data.store import Preferences, RunDirectory, new_manifest
-from reflectevo_data.verifiers import VerifierPool
+from reflectevo_data.verifiers.pool import VerifierPool
 from reflectevo_train.miniature import corpus
 
 

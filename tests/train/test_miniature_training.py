@@ -9,11 +9,11 @@ from itertools import islice
 
 import pytest
 
-from reflectevo_data.leaks import leaks_answer
 from reflectevo_data.models import miniature_path
 from reflectevo_data.parsing.trial import parse_trial
 from reflectevo_data.prompts import load_prompts
 from reflectevo_data.sources.miniature import Chain, chain_of, problems
+from reflectevo_data.verifiers.leaks import leaks_answer
 from reflectevo_train.miniature import corpus
 from reflectevo_train.miniature.corpus import Step, attempt_text, correction, documents, named_step, steps_of
 from reflectevo_train.miniature.measure import Attempt

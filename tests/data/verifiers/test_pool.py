@@ -249,7 +249,7 @@ def test_a_forked_process_has_workers_of_its_own():
 
 def test_workers_end_with_their_parent():
     program = (
-        "from reflectevo_data.verifiers import MathWorker; import os; worker = MathWorker(); worker.compare('x', 'y');"
+        "from reflectevo_data.verifiers.math_process import MathProcess; import os; worker = MathProcess(); worker.compare('x', 'y');"
         "print(worker._process.pid, flush=True); os._exit(1)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -24,14 +24,15 @@ from .math_notation import (
     exact,
     number,
     split_top,
-    split_unit,
     squeezed,
     without_thousands_commas,
 )
+from .math_units import split_unit
 
 
 # Longer answers (characters) are compared as strings alone: the longest of 12,500 golds of MATH has 159.
 MAX_LENGTH = 1_000
+NOT_EQUAL = "not equal to the gold answer"
 
 
 class NeedsAlgebra(Exception):

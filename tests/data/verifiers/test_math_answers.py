@@ -6,11 +6,13 @@ import time
 
 import pytest
 
-from reflectevo_data.math_answers import NeedsAlgebra, same_answer
-from reflectevo_data.math_notation import clean, exact, number, split_unit
 from reflectevo_data.parsing.trial import parse_trial
 from reflectevo_data.schema import Problem
-from reflectevo_data.verifiers import MathWorker, VerifierPool
+from reflectevo_data.verifiers.math_answers import NeedsAlgebra, same_answer
+from reflectevo_data.verifiers.math_notation import clean, exact, number
+from reflectevo_data.verifiers.math_process import MathProcess
+from reflectevo_data.verifiers.math_units import split_unit
+from reflectevo_data.verifiers.pool import VerifierPool
 from tests.benchmarks.math_pairs import read_pairs
 from tests.data.reference import reference_rows
 
@@ -23,7 +25,7 @@ PAIRS = [pair for pair in read_pairs() if pair.given not in HANGING and not pair
 
 @pytest.fixture(scope="module")
 def worker():
-    worker = MathWorker()
+    worker = MathProcess()
     yield worker
     worker.close()
 
@@ -76,7 +78,7 @@ def test_units():
 
 @pytest.mark.parametrize("given", [r"9^{9^{9^9}}", "((9!)!)!"])
 def test_a_comparison_that_does_not_end_is_killed(given):
-    worker = MathWorker(seconds=0.5, megabytes=1024)
+    worker = MathProcess(seconds=0.5, megabytes=1024)
     try:
         assert worker.compare("x+1", "1+x") == ""
         assert worker.compare(given, "5").startswith("not comparable within")
@@ -108,7 +110,7 @@ def test_a_worker_killed_from_outside_is_started_again(worker):
 
 
 def test_close_leaves_no_process():
-    worker = MathWorker()
+    worker = MathProcess()
     worker.compare("x+1", "1+x")
     assert worker._process is not None
     group = worker._process.pid

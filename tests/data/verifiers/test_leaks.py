@@ -2,9 +2,9 @@
 
 import pytest
 
-from reflectevo_data.leaks import leaks_answer
 from reflectevo_data.prompts import load_prompts
 from reflectevo_data.schema import Problem
+from reflectevo_data.verifiers.leaks import leaks_answer
 
 
 CHOICE = Problem("c", "Which?\nA. the red house\nB. the blue car\nC. no\nD. a dog", "b", "choice")

@@ -1,22 +1,126 @@
-"""Compares math answers in a process of its own: `python -m reflectevo_data.math_worker SECONDS MEGABYTES`.
+"""Math answers compared in a process that can be killed, both ends: `MathProcess` here, `main` over there.
 
 One JSON line in, `[given, gold, question]`; one JSON line out: true, false or the name of the signal that ended the
 comparison. SymPy cannot be interrupted safely (`9^{9^{9^9}}` is computed in C), so a child does the work under a kernel
-timer whose signal kills it, and the process that imported SymPy forks the next one, which takes milliseconds.
+timer whose signal kills it, and the process that imported SymPy forks the next one, which takes milliseconds. That process
+is `python -m reflectevo_data.verifiers.math_process SECONDS MEGABYTES`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import resource
+import select
 import signal
+import subprocess
 import sys
+import threading
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from .math_answers import Expressions, same_answer
+from .math_answers import NOT_EQUAL, Expressions, same_answer
+
+
+MATH_SECONDS = 5.0
+MATH_MEGABYTES = 2048
+
+
+class MathProcess:
+    """One worker process for math, started when first used and again after it was killed."""
+
+    def __init__(self, seconds: float = MATH_SECONDS, megabytes: int = MATH_MEGABYTES) -> None:
+        self._seconds, self._megabytes = seconds, megabytes
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+        self._in_use = threading.Lock()
+        self._closed = False
+
+    def compare(self, given: str, gold: str, question: str = "") -> str:
+        """Why the two answers are not the same, one line; empty when they are."""
+        request = json.dumps([given, gold, question]).encode() + b"\n"
+        with self._in_use:
+            for attempt in (1, 2):  # a worker that was killed from outside between two requests is started again
+                if self._closed:
+                    return "not compared: the verifiers were closed"
+                reply = self._ask(request)
+                if reply is not None or attempt == 2:
+                    break
+        if reply is True:
+            return ""
+        if reply in ("SIGPROF", "timeout"):
+            return f"not comparable within {self._seconds:g} s"
+        if reply == "memory":
+            return f"not comparable within {self._megabytes} MB of memory"
+        return f"not comparable: {reply}" if isinstance(reply, str) else NOT_EQUAL
+
+    def _ask(self, request: bytes) -> Any:
+        process = self._started()
+        stdin, stdout = process.stdin, process.stdout
+        if stdin is None or stdout is None:  # both are pipes
+            raise RuntimeError("the math worker has no pipes")
+        try:
+            stdin.write(request)
+            stdin.flush()
+            line = b""
+            # the worker's own timer ends a comparison; this one is for a worker that was stopped
+            while not line.endswith(b"\n"):
+                if not select.select([stdout], [], [], 60 + 10 * self._seconds)[0]:
+                    self._kill()
+                    return "timeout"
+                chunk = os.read(stdout.fileno(), 65536)
+                if not chunk:
+                    raise BrokenPipeError
+                line += chunk
+            return json.loads(line)
+        except (BrokenPipeError, ConnectionError):
+            self._kill()
+            return None
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._owner == os.getpid() and self._process.poll() is None:
+            return self._process
+        package_parent = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.math_process", str(self._seconds), str(self._megabytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for the command, which then closes its workers
+        )
+        self._owner = os.getpid()
+        return self._process
+
+    def _kill(self) -> None:
+        """Ends the process and lets go of it; for the thread that uses it."""
+        if self._process is None or self._owner != os.getpid():
+            return
+        self._signal_group()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process = None
+
+    def _signal_group(self) -> None:
+        process = self._process
+        if process is not None and self._owner == os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ends the process, at once if it is at work; the comparison then says so."""
+        self._closed = True
+        while not self._in_use.acquire(timeout=0.1):
+            self._signal_group()
+        self._kill()
+        self._in_use.release()
 
 
 def main() -> int:

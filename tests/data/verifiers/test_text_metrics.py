@@ -2,7 +2,7 @@
 
 import pytest
 
-from reflectevo_data.text_metrics import exact_match, f1, leave_one_out, normalize_answer
+from reflectevo_data.verifiers.text_metrics import exact_match, f1, leave_one_out, normalize_answer
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from .math_notation import clean, number, split_unit
-from .parsing.code_blocks import called_names
-from .parsing.options import options_of, read_option
-from .schema import Problem
+from ..parsing.code_blocks import called_names
+from ..parsing.options import options_of, read_option
+from ..schema import Problem
+from .math_notation import clean, number
+from .math_units import split_unit
 from .text_metrics import normalize_answer
 
 
