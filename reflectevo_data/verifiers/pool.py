@@ -25,7 +25,7 @@ from .verdicts import check_gold, judge_in_place, verdict_of
 
 
 if TYPE_CHECKING:
-    from ..sandbox import CodeSandbox
+    from ..sandbox.code_sandbox import CodeSandbox
 
 
 class VerifierPool:
@@ -120,7 +120,7 @@ class VerifierPool:
         return verdict_of(reason == "", answer, reason)
 
     def _code_sandbox(self) -> CodeSandbox:
-        from ..sandbox import CodeSandbox
+        from ..sandbox.code_sandbox import CodeSandbox
 
         with self._lock:
             if self._sandbox is None:

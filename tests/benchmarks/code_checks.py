@@ -21,8 +21,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from reflectevo_data.sandbox import CodeSandbox
+from reflectevo_data.sandbox.code_sandbox import CodeSandbox
 from reflectevo_data.schema import Problem
+from tests.reference import REFERENCE
 
 
 SLOW = {"123"}  # needs 3.5 s: that would measure the program, not the checker
@@ -90,7 +91,7 @@ def _cpu_s() -> float:
 
 
 def _cases(n_checks: int) -> list[tuple[str, Problem]]:
-    reference = Path(os.environ.get("REFLECTEVO_REFERENCE", "../shared/reference")) / "mbpp_sample.jsonl"
+    reference = REFERENCE / "mbpp_sample.jsonl"
     if reference.exists():
         rows = [json.loads(line) for line in reference.read_text().splitlines()]
         programs = [(row["code"], row["test_list"]) for row in rows if str(row["task_id"]) not in SLOW]

@@ -21,10 +21,8 @@ from reflectevo_data.store import load_preferences, load_rows
 from reflectevo_data.verifiers.pool import VerifierPool
 from tests import import_fuzz
 from tests.hub import Hub
+from tests.reference import REFERENCE, needs_reference
 
-
-REFERENCE = Path(os.environ.get("REFLECTEVO_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
-needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"reference data not found at {REFERENCE}")
 
 QUESTION = "Which of these is a planet?\nA. Mars\nB. The Moon\nC. The Sun"
 

@@ -1,7 +1,6 @@
 """A file of one's own as a source: what is recognised, and what is refused with its place."""
 
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +12,7 @@ from reflectevo_data.parsing.options import options_in
 from reflectevo_data.schema import Problem
 from reflectevo_data.sources import load_problems
 from reflectevo_data.sources.files import last_boxed
-
-
-REFERENCE = Path(os.environ.get("REFLECTEVO_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
+from tests.reference import REFERENCE, needs_reference
 
 
 def write(folder: Path, *rows: object, name: str = "my.jsonl") -> str:
@@ -260,7 +257,7 @@ def test_last_boxed(solution, gold):
     assert last_boxed(solution) == gold
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"reference data not found at {REFERENCE}")
+@needs_reference
 @pytest.mark.parametrize(
     ("name", "types"),
     [

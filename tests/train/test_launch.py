@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 import reflectevo_train
 from reflectevo_data.errors import InputError
 from reflectevo_train.checkpoints import is_whole, newest_whole_checkpoint, resume_point
+from tests.reference import ROOT
 
 
 CONFIGS = Path(reflectevo_train.__file__).parent / "recipes" / "accelerate_configs"
-ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "single": ["--use_cpu", "true"],
     "ddp": ["--use_cpu", "true"],

@@ -1,9 +1,7 @@
 """`reflectevo-train score`: hand-counted upstream examples, our own files, and what cannot be scored."""
 
 import json
-import os
 import re
-from pathlib import Path
 
 import orjson
 import pyarrow.parquet as pq
@@ -15,13 +13,8 @@ from reflectevo_train.cli import main
 from reflectevo_train.evaluate import load_evaluation
 from reflectevo_train.score import load_predictions
 from reflectevo_train.scoring import score_rows
+from tests.reference import REFERENCE, needs_reference
 from tests.train.evaluations import make_evaluation
-
-
-REFERENCE = Path(os.environ.get("REFLECTEVO_REFERENCE", Path(__file__).parents[3] / "shared" / "reference"))
-needs_reference = pytest.mark.skipif(
-    not REFERENCE.is_dir(), reason="no reference data (../shared/reference or $REFLECTEVO_REFERENCE)"
-)
 
 
 @needs_reference

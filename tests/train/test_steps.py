@@ -15,6 +15,7 @@ import pytest
 
 from reflectevo_data.errors import InputError
 from reflectevo_train.steps import Clock, Steps
+from tests.reference import ROOT
 from tests.vllm_server import session_members
 
 
@@ -114,7 +115,7 @@ if __name__ == "__main__":
 def test_no_step_outlives_its_parent(how: signal.Signals, tmp_path: Path):
     script, begun = tmp_path / "parent.py", tmp_path / "begun"
     script.write_text(PARENT)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     deadline = time.monotonic() + 60
     with subprocess.Popen([sys.executable, script, begun], env=environment, start_new_session=True) as parent:
         while not begun.exists():

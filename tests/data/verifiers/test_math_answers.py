@@ -14,7 +14,7 @@ from reflectevo_data.verifiers.math_process import MathProcess
 from reflectevo_data.verifiers.math_units import split_unit
 from reflectevo_data.verifiers.pool import VerifierPool
 from tests.benchmarks.math_pairs import read_pairs
-from tests.data.reference import reference_rows
+from tests.reference import reference_rows
 
 
 # Complex values of real-looking expressions; math-verify reads e and i as symbols there.

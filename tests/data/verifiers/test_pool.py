@@ -13,7 +13,7 @@ import pytest
 from reflectevo_data import Problem, VerifierPool, verify
 from reflectevo_data.errors import InputError
 from reflectevo_data.parsing.trial import ParsedTrial, parse_trial
-from tests.data.reference import reference_rows
+from tests.reference import reference_rows
 
 
 CHOICE = Problem("c", "Does it follow?\nA. entailment\nB. no-entailment", "b", "choice")
@@ -208,7 +208,7 @@ def test_preflight_refuses_what_no_answer_can_meet():
 
 
 def test_preflight_refuses_code_where_there_is_no_sandbox(monkeypatch):
-    from reflectevo_data.sandbox import CodeSandbox
+    from reflectevo_data.sandbox.code_sandbox import CodeSandbox
 
     def refuse(self):
         raise InputError("code verification: no sandbox")

@@ -22,11 +22,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from ._sandbox import asserts, values
-from ._sandbox.pool import Pool, R
-from ._sandbox.worker import Ended, NotPreloaded, Worker, WorkerDied, find_bubblewrap
-from .errors import InputError
-from .schema import Problem
+from ..errors import InputError
+from ..schema import Problem
+from . import asserts, values
+from .pool import Pool, R
+from .worker import Ended, NotPreloaded, Worker, WorkerDied, find_bubblewrap
 
 
 MAX_CODE = 1 << 18  # characters of a program

@@ -1,6 +1,6 @@
 """Programs that try to be judged correct without the answer, or to do harm: `ATTACKS`, run by test_sandbox.py.
 
-`python -m tests.data.hostile [default|landlock|bubblewrap]` runs them all and prints one JSON line a program; so the
+`python -m tests.data.sandbox.hostile [default|landlock|bubblewrap]` runs them all and prints one JSON line a program; so the
 tests run them as another user too. `@OUTSIDE@` in a program stands for a directory that holds the answers, readable and
 writable for everyone, with listening sockets; `@PORT@` for the port of a TCP and a UDP one.
 """
@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reflectevo_data.sandbox import CodeResult, CodeSandbox
+from reflectevo_data.sandbox.code_sandbox import CodeResult, CodeSandbox
 from reflectevo_data.schema import Problem
 
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from reflectevo_data._sandbox import asserts, values, walls, worker
 from reflectevo_data.errors import InputError
-from reflectevo_data.sandbox import CodeResult, CodeSandbox
+from reflectevo_data.sandbox import asserts, values, walls, worker
+from reflectevo_data.sandbox.code_sandbox import CodeResult, CodeSandbox
 from reflectevo_data.schema import Problem
-from tests.data import hostile
+from tests.data.sandbox import hostile
+from tests.reference import REFERENCE, ROOT
 
 
-REFERENCE = Path(os.environ.get("REFLECTEVO_REFERENCE", Path(__file__).parents[2] / "../shared/reference"))
 NOBODY = 65534
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
 
@@ -323,8 +323,8 @@ def test_hostile_programs_as_an_ordinary_user(mode: str) -> None:
     if python is None:
         pytest.skip("no Python that user 65534 may run")
     process = subprocess.run(
-        [python, "-m", "tests.data.hostile", mode],
-        cwd=Path(__file__).parents[2],
+        [python, "-m", "tests.data.sandbox.hostile", mode],
+        cwd=ROOT,
         env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
         user=NOBODY,
         group=NOBODY,
@@ -340,8 +340,8 @@ def test_hostile_programs_as_an_ordinary_user(mode: str) -> None:
 
 def _runs_as_nobody(python: str) -> bool:
     try:
-        command = [python, "-c", "import sys; sys.path.insert(0, '.'); import tests.data.hostile"]
-        directory = Path(__file__).parents[2]
+        command = [python, "-c", "import sys; sys.path.insert(0, '.'); import tests.data.sandbox.hostile"]
+        directory = ROOT
         return subprocess.run(command, user=NOBODY, group=NOBODY, cwd=directory, capture_output=True).returncode == 0
     except OSError:
         return False
@@ -418,7 +418,7 @@ def test_a_killed_worker_is_replaced() -> None:
 def test_nothing_outlives_its_parent() -> None:
     script = (
         "import os, signal, threading, time\n"
-        "from reflectevo_data.sandbox import CodeSandbox\nfrom reflectevo_data.schema import Problem\n"
+        "from reflectevo_data.sandbox.code_sandbox import CodeSandbox\nfrom reflectevo_data.schema import Problem\n"
         "box = CodeSandbox(1)\nbox.preflight()\n"
         "p = Problem('p', '', '', 'code', test_list=('assert f(1) == 1',))\n"
         "box.check('def f(n): return n', p)\n"
@@ -426,9 +426,7 @@ def test_nothing_outlives_its_parent() -> None:
         "time.sleep(0.5)\nprint(os.getpid(), open(f'/proc/self/task/{os.getpid()}/children').read(), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    process = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2]
-    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     pids = process.stdout.split()[1:]
     assert pids, process.stderr
     for _ in range(100):
