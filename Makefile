@@ -30,7 +30,7 @@ test-slow: $(VENV)/.dev
 
 ## test-vllm: the engines' contract on a real vLLM, in process and as a server that is killed (its own environment)
 test-vllm:
-	tests/vllm.sh python -m pytest tests/data/test_completers_vllm.py
+	tests/vllm.sh python -m pytest tests/data/completers/test_vllm_engine.py
 
 ## style: rewrites what can be put right mechanically
 style: $(VENV)/.dev

@@ -10,8 +10,8 @@ from .errors import InputError
 
 
 if TYPE_CHECKING:
-    from .completers import Engine
-    from .prompts import PromptSet
+    from .completers.engine import Engine
+    from .prompts.templates import PromptSet
     from .schema import Problem
 
 
@@ -94,7 +94,8 @@ def add_verification(group: Any) -> None:
 
 def prompts_of(args: argparse.Namespace, *, default: str) -> PromptSet:
     """The prompt set, with every instruction that is asked for in its pool."""
-    from .prompts import choose_instructions, load_prompts
+    from .prompts.instructions import choose_instructions
+    from .prompts.templates import load_prompts
 
     prompts = load_prompts(args.prompts or default, instruction_file=args.instruction_file)
     choose_instructions(list(prompts.pool), args.instruction, n_reflections=1, problem_id="", seed=args.seed)
@@ -103,7 +104,8 @@ def prompts_of(args: argparse.Namespace, *, default: str) -> PromptSet:
 
 def problems_of(args: argparse.Namespace) -> tuple[list[Problem], dict[str, Any]]:
     """The problems to answer, and what a manifest says of where they come from."""
-    from .sources import SOURCES, load_problems
+    from .sources.load import load_problems
+    from .sources.table import SOURCES
     from .store import file_sha256
 
     problems = load_problems(
@@ -123,7 +125,7 @@ def problems_of(args: argparse.Namespace) -> tuple[list[Problem], dict[str, Any]
 
 def engine_of(args: argparse.Namespace) -> Engine:
     """The engine, checked: its models are there, and so is what it needs."""
-    from .completers import Engine
+    from .completers.engine import Engine
 
     engine = Engine(
         args.engine,

@@ -24,7 +24,7 @@ def say(line: str) -> None:
 def show_sources(args: argparse.Namespace) -> int:
     """Lists the sources, or previews problems of one."""
     from .progress import print_table
-    from .sources import load_problems, sources_table
+    from .sources.load import load_problems, sources_table
 
     if args.name is None:
         columns, rows = sources_table()
@@ -48,7 +48,8 @@ def show_sources(args: argparse.Namespace) -> int:
 
 def generate(args: argparse.Namespace) -> int:
     """Answers, verifies, reflects and answers again, into a run directory."""
-    from .completers import Sampling, open_roles
+    from .completers.base import Sampling
+    from .completers.engine import open_roles
     from .generate import generate_run
     from .progress import print_table
     from .rollout import Role, Roles
@@ -115,10 +116,11 @@ def import_files(args: argparse.Namespace) -> int:
 
 def judge(args: argparse.Namespace) -> int:
     """Ranks the reflections of a run that led to a correct second trial."""
-    from .completers import Engine, Sampling, open_completer
+    from .completers.base import Sampling
+    from .completers.engine import Engine, open_completer
     from .judge import ModelJudge, SelfJudge, judge_run
     from .progress import print_table
-    from .prompts import load_prompts
+    from .prompts.templates import load_prompts
     from .store import Preferences, load_manifest
 
     manifest = load_manifest(args.run)
@@ -146,9 +148,9 @@ def judge(args: argparse.Namespace) -> int:
 def build(args: argparse.Namespace) -> int:
     """Makes the dataset with its four configs and its card."""
     from .builder import Curation
-    from .decontaminate import evaluation_sets
     from .progress import print_table
     from .publish import build_dataset
+    from .sources.decontaminate import evaluation_sets
     from .stats import WORDS, load_tokenizer
     from .store import load_manifest
 
@@ -233,7 +235,7 @@ def push(args: argparse.Namespace) -> int:
 
 def _problems(args: argparse.Namespace) -> tuple[list[Problem], dict[str, Any]]:
     """The problems of this run or shard, and what its manifest says of them."""
-    from .decontaminate import decontaminate
+    from .sources.decontaminate import decontaminate
 
     problems, source = problems_of(args)
     for against in args.decontaminate_against or ():

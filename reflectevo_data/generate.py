@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .progress import progress_bar
-from .prompts import PromptSet
+from .prompts.templates import PromptSet
 from .rollout import FailedRollout, Gate, Roles, Setting, Verifier, run_rollouts
 from .schema import Problem, Row, raw_row
 from .store import RunDirectory, load_rows

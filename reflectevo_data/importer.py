@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .errors import InputError
 from .merging import Merged, merge, spread
 from .parsing.trial import parse_trial
-from .reading import read_records
 from .repair import cut_prompt, cut_stated_gold, cut_verdict, repair_text
 from .schema import Problem, Row, Verdict
+from .sources.reading import read_records
 from .sources.table import SOURCES
 from .upstream import Attempt, NotRecognisedError, Stored, attempts
 from .verifiers.leaks import leaks_answer

@@ -20,7 +20,7 @@ from .completers.base import Completer, Sampling
 from .curate import candidate_pairs
 from .errors import InputError
 from .progress import progress_bar
-from .prompts import PromptSet
+from .prompts.templates import PromptSet
 from .rollout import request_seed
 from .schema import Problem, Row, problem_of_row
 from .store import Preferences, load_rows

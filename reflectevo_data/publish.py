@@ -36,11 +36,11 @@ from .card import (
     run_lines,
     write_card,
 )
-from .decontaminate import TestQuestions, overlap
 from .errors import InputError
 from .near_duplicates import METHOD
 from .records import Run, arrow_schema, open_run
 from .schema import CONFIGS
+from .sources.decontaminate import TestQuestions, overlap
 from .stats import (
     WORDS,
     Statistics,

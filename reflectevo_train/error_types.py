@@ -134,7 +134,7 @@ async def label_rows(
 
 def label_runs(runs: Sequence[Run], args: argparse.Namespace) -> ErrorTypes:
     """The labels of all runs, by the model that the command line names."""
-    from reflectevo_data.completers import Engine, open_completer
+    from reflectevo_data.completers.engine import Engine, open_completer
 
     from .cli import say
 

@@ -140,7 +140,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `reflectevo-train evaluate`."""
-    from reflectevo_data.completers import Sampling, open_roles
+    from reflectevo_data.completers.base import Sampling
+    from reflectevo_data.completers.engine import open_roles
     from reflectevo_data.generate import generate_run
     from reflectevo_data.rollout import Role, Roles
     from reflectevo_data.store import RunDirectory, new_manifest

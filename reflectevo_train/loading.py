@@ -143,8 +143,8 @@ def add_callbacks(trainer: Any, script_args: ReflectionArguments, model_args: Mo
     from .callbacks import ReflectionEvalCallback, SampleTableCallback
 
     if script_args.eval_source is not None:
-        from reflectevo_data.prompts import load_prompts
-        from reflectevo_data.sources import load_problems
+        from reflectevo_data.prompts.templates import load_prompts
+        from reflectevo_data.sources.load import load_problems
 
         problems = load_problems(
             script_args.eval_source, split=script_args.eval_source_split, limit=script_args.eval_problems

@@ -55,7 +55,7 @@ def load_predictions(path: str | Path) -> Predictions:
         manifest = load_manifest(path)
         gate = manifest.get("gate") or ("oracle" if manifest.get("kind") == "generate" else None)
         return Predictions(list(load_rows(path)), gate, len(load_failed_ids(path)))
-    from reflectevo_data.reading import read_records
+    from reflectevo_data.sources.reading import read_records
 
     rows, to_judge = [], []
     for line, record, error in read_records(path):

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.parsing.one_stage import join_one_stage
-from reflectevo_data.prompts import PromptSet
+from reflectevo_data.prompts.templates import PromptSet
 from reflectevo_data.schema import Problem, Row
 from reflectevo_data.verifiers.leaks import leaks_answer
 

@@ -19,7 +19,7 @@ from typing import Any
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from reflectevo_data.errors import InputError
-from reflectevo_data.prompts import load_prompts
+from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.schema import Row
 
 from .checkpoints import resume_point

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the vLLM environment (.venv-vllm, 3.5 GB) if it is not there, and runs the command given in it:
-#   tests/vllm.sh python -m pytest tests/data/test_completers_vllm.py
+#   tests/vllm.sh python -m pytest tests/data/completers/test_vllm_engine.py
 #   tests/vllm.sh python -m tests.benchmarks.engines
 # An environment of its own: vLLM holds back transformers, and its CPU build must not meet CUDA packages.
 set -euo pipefail

@@ -20,7 +20,7 @@ from ..schema import Completion
 from .base import CompletionFailed, ContinuationLogprob, Sampling, failed
 from .chat import chat_ids, chat_text, continuation_ids, cut_at_stop, decode_after, ends_with_stop
 from .decoding import Decoder, Decoding, continuation_logprobs, unsupported_cache
-from .models import LocatedModel, published_name
+from .locate import LocatedModel, published_name
 
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..schema import Completion
 from .base import CompletionFailed, ContinuationLogprob, Sampling, failed
 from .chat import chat_ids, chat_text, continuation_ids, cut_at_stop
-from .models import LocatedModel, published_name
+from .locate import LocatedModel, published_name
 
 
 @dataclass(frozen=True, slots=True)

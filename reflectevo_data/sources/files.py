@@ -16,8 +16,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..parsing.options import OPTION_LINE, options_in
-from ..reading import read_records
 from ..schema import ANSWER_TYPES, AnswerType, Problem, stable_hash
+from .reading import read_records
 
 
 _SHOWN_ERRORS = 5

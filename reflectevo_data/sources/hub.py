@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ..errors import InputError
-from ..reading import read_records
 from ..schema import Problem, Row, stable_hash
+from .reading import read_records
 from .table import HASHED, PARQUET_BRANCH, SOURCES, Source
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from reflectevo_data.parsing.one_stage import join_one_stage
-from reflectevo_data.prompts import PromptSet
+from reflectevo_data.prompts.templates import PromptSet
 from reflectevo_data.schema import Problem
 from reflectevo_data.sources.miniature import HIGHEST, LOWEST, Chain, draw_chain, is_hard, slip
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from reflectevo_data.models import miniature_path
 from reflectevo_data.parsing.trial import parse_trial
-from reflectevo_data.prompts import load_prompts
+from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.schema import Problem, stable_hash
 from reflectevo_data.sources.miniature import SPLITS, problems
 

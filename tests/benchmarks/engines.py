@@ -27,15 +27,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reflectevo_data.completers import Completer, Engine, open_roles
-from reflectevo_data.completers.base import ContinuationLogprob, Sampling
-from reflectevo_data.completers.models import locate_models
+from reflectevo_data.completers.base import Completer, ContinuationLogprob, Sampling
+from reflectevo_data.completers.engine import Engine, open_roles
+from reflectevo_data.completers.locate import locate_models
 from reflectevo_data.completers.scripted import ScriptedCompleter
 from reflectevo_data.models import miniature_path
-from reflectevo_data.prompts import PromptSet, load_prompts
+from reflectevo_data.prompts.templates import PromptSet, load_prompts
 from reflectevo_data.rollout import Role, Roles, run_rollouts
 from reflectevo_data.schema import Completion, Problem
-from reflectevo_data.sources import load_problems
+from reflectevo_data.sources.load import load_problems
 from reflectevo_data.verifiers.pool import VerifierPool
 from tests.vllm_server import VLLMServer
 

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCa
 from trl import SFTConfig
 
 from reflectevo_data.progress import print_table
-from reflectevo_data.prompts import load_prompts
+from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_train.collators import ReflectionCollator
 from reflectevo_train.settings import sft_example
 from reflectevo_train.sft import ReflectionSFTTrainer, tokenized_rows, with_lengths

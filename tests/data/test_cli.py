@@ -106,7 +106,7 @@ def test_sources_previews_a_file(questions, capsys):
 
 
 def test_sources_lists_the_17_in_10_tasks(capsys):
-    from reflectevo_data.sources import SOURCES
+    from reflectevo_data.sources.table import SOURCES
 
     assert main(["sources"]) == 0
     out = capsys.readouterr().out

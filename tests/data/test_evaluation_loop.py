@@ -7,7 +7,7 @@ from contextlib import aclosing
 import pytest
 
 from reflectevo_data.completers.base import Sampling
-from reflectevo_data.prompts import load_prompts
+from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.rollout import Role, Roles, accepts, run_rollouts
 from reflectevo_data.schema import Completion, Problem, Rollout, Verdict, raw_row
 

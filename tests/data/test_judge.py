@@ -15,7 +15,7 @@ from reflectevo_data.judge import (
     parse_preference,
     preference_row,
 )
-from reflectevo_data.prompts import load_prompts
+from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.schema import Completion, Reflection, Rollout, SecondTrial, Trial, Verdict, raw_row
 from reflectevo_data.store import Preferences, RunDirectory, load_preferences, new_manifest
 

@@ -30,7 +30,7 @@ from contextlib import asynccontextmanager
 from reflectevo_data import completers
 from reflectevo_data.cli import main
 from reflectevo_data.completers.base import RoleCompleters
-from reflectevo_data.completers.models import published_name
+from reflectevo_data.completers.locate import published_name
 from reflectevo_data.completers.scripted import ScriptedCompleter
 from reflectevo_train.cli import main as train
 

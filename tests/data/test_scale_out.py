@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reflectevo_data.scale_out import GenerateShard, main
-from tests.data.fake_openai import FakeServer, Reply, running
+from tests.data.completers.fake_openai import FakeServer, Reply, running
 
 
 pytest.importorskip("openai")

@@ -14,7 +14,7 @@ from reflectevo_data.completers.base import Sampling
 from reflectevo_data.completers.scripted import Request, ScriptedCompleter
 from reflectevo_data.generate import generate_run
 from reflectevo_data.judge import SelfJudge, judge_run
-from reflectevo_data.prompts import load_prompts
+from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.publish import build_dataset
 from reflectevo_data.rollout import Role, Roles
 from reflectevo_data.sources.miniature import Chain, chain_of, problems

@@ -18,11 +18,11 @@ from trl import SFTConfig
 
 from reflectevo_data.completers.base import Completer, Sampling
 from reflectevo_data.completers.chat import chat_ids, chat_text
+from reflectevo_data.completers.live import LiveCompleter, undisturbed
 from reflectevo_data.schema import Problem
 from reflectevo_train import sft
 from reflectevo_train.callbacks import ReflectionEvalCallback, SampleTableCallback, sample_rows
 from reflectevo_train.configs import parse_arguments
-from reflectevo_train.live import LiveCompleter, undisturbed
 from reflectevo_train.training_record import load_record
 
 
@@ -190,7 +190,7 @@ class _State:
 
 
 def test_fall_of_own_accuracy_is_said(model: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture):
-    from reflectevo_data.prompts import load_prompts
+    from reflectevo_data.prompts.templates import load_prompts
 
     callback = ReflectionEvalCallback(_Trainer(model, tokenizer), [], load_prompts("miniature"))  # pyright: ignore
     for now, expected in [(0.48, 0), (0.45, 0), (0.30, 1)]:

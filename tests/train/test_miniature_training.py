@@ -11,7 +11,7 @@ import pytest
 
 from reflectevo_data.models import miniature_path
 from reflectevo_data.parsing.trial import parse_trial
-from reflectevo_data.prompts import load_prompts
+from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.sources.miniature import Chain, chain_of, problems
 from reflectevo_data.verifiers.leaks import leaks_answer
 from reflectevo_train.miniature import corpus

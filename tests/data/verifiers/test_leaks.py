@@ -2,7 +2,7 @@
 
 import pytest
 
-from reflectevo_data.prompts import load_prompts
+from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.schema import Problem
 from reflectevo_data.verifiers.leaks import leaks_answer
 

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from reflectevo_data.decontaminate import N, TestQuestions, decontaminate, overlap
 from reflectevo_data.errors import InputError
 from reflectevo_data.schema import Problem
+from reflectevo_data.sources.decontaminate import N, TestQuestions, decontaminate, overlap
 
 
 def problem(text: str, id: str = "p", group: str = "") -> Problem:

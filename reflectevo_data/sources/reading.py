@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import orjson
 
-from .errors import InputError
+from ..errors import InputError
 
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")

@@ -14,8 +14,8 @@ import pytest
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.schema import Problem
-from reflectevo_data.sources import GROUPS, SOURCES, load_problems, source_names, sources_table
-from reflectevo_data.sources.table import PARQUET_BRANCH
+from reflectevo_data.sources.load import load_problems, source_names, sources_table
+from reflectevo_data.sources.table import GROUPS, PARQUET_BRANCH, SOURCES
 from tests.hub import Hub
 
 
@@ -169,7 +169,7 @@ def publish_replicas(hub: Hub) -> None:
 CLIENT = """
 import dataclasses, json, sys
 from reflectevo_data.errors import InputError
-from reflectevo_data.sources import load_problems
+from reflectevo_data.sources.load import load_problems
 found = []
 for asked in json.loads(sys.stdin.read()):
     try:

@@ -17,12 +17,12 @@ import pytest
 
 pytest.importorskip("openai")
 
-from reflectevo_data.completers import Engine, RoleCompleters, open_roles
 from reflectevo_data.completers import openai_engine as engine_module
-from reflectevo_data.completers.base import CompletionFailed, Sampling
+from reflectevo_data.completers.base import CompletionFailed, RoleCompleters, Sampling
+from reflectevo_data.completers.engine import Engine, open_roles
 from reflectevo_data.completers.openai_engine import OpenAICompleter, OpenAIEngine
 from reflectevo_data.errors import InputError
-from tests.data.fake_openai import FakeServer, Reply, chat_body, running
+from tests.data.completers.fake_openai import FakeServer, Reply, chat_body, running
 
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_tokens=20, stop=("STOP",))

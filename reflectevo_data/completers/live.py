@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from reflectevo_data.completers.base import ContinuationLogprob, Sampling
-from reflectevo_data.completers.chat import chat_ids, chat_text, cut_at_stop, decode_after, ends_with_stop
-from reflectevo_data.schema import Completion
+from ..schema import Completion
+from .base import ContinuationLogprob, Sampling
+from .chat import chat_ids, chat_text, cut_at_stop, decode_after, ends_with_stop
 
 
 class _Request(NamedTuple):

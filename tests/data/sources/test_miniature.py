@@ -8,7 +8,7 @@ from itertools import islice, product
 import pytest
 
 from reflectevo_data.models import miniature_path
-from reflectevo_data.prompts import load_prompts
+from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.sources.miniature import (
     SPLITS,
     VERBS,

@@ -6,7 +6,8 @@ import pytest
 
 from reflectevo_data import Problem
 from reflectevo_data.errors import InputError
-from reflectevo_data.prompts import TEMPLATES, choose_instructions, load_prompts
+from reflectevo_data.prompts.instructions import choose_instructions
+from reflectevo_data.prompts.templates import TEMPLATES, load_prompts
 
 
 SECRET = "SECRET-GOLD"

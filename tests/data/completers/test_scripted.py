@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from reflectevo_data.completers import Engine, open_roles
 from reflectevo_data.completers.base import Completer, CompletionFailed, Sampling
 from reflectevo_data.completers.chat import chat_text, cut_at_stop
-from reflectevo_data.completers.models import LocatedModel, locate_models, published_name
+from reflectevo_data.completers.engine import Engine, open_roles
+from reflectevo_data.completers.locate import LocatedModel, locate_models, published_name
 from reflectevo_data.completers.scripted import ScriptedCompleter, rules
 from reflectevo_data.errors import InputError
 
@@ -91,7 +91,7 @@ def test_a_broken_adapter_configuration_is_refused(tmp_path: Path) -> None:
 def test_a_hub_id_that_is_not_cached_is_refused_offline(tmp_path: Path) -> None:
     """In a process of its own: the Hub library reads its environment when it is imported."""
     code = (
-        "from reflectevo_data.completers.models import locate_models\n"
+        "from reflectevo_data.completers.locate import locate_models\n"
         "try: locate_models([('--model', 'nobody/nothing')])\n"
         "except ValueError as error: print(type(error).__name__, error)\n"
     )
@@ -124,7 +124,7 @@ def test_names_by_role(tmp_path: Path) -> None:
 def test_checking_loads_neither_torch_nor_an_engine(tmp_path: Path) -> None:
     folder = _model(tmp_path / "m")
     code = (
-        "import sys; from reflectevo_data.completers import Engine\n"
+        "import sys; from reflectevo_data.completers.engine import Engine\n"
         f"Engine('transformers', {str(folder)!r}).check()\n"
         "print({'torch', 'transformers', 'vllm', 'openai'} & set(sys.modules))"
     )

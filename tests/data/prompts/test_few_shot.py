@@ -3,7 +3,7 @@
 import pytest
 
 from reflectevo_data import Problem
-from reflectevo_data.prompts import load_prompts
+from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.verifiers.leaks import leaks_answer
 from reflectevo_data.verifiers.pool import verify
 

@@ -10,8 +10,8 @@ import pytest
 from reflectevo_data.errors import InputError
 from reflectevo_data.parsing.options import options_in
 from reflectevo_data.schema import Problem
-from reflectevo_data.sources import load_problems
 from reflectevo_data.sources.files import last_boxed
+from reflectevo_data.sources.load import load_problems
 from tests.reference import REFERENCE, needs_reference
 
 
@@ -191,7 +191,7 @@ def test_a_file_that_is_no_json_lines_is_refused(tmp_path, content, reason):
 
 
 def test_a_huge_line_is_refused_and_not_kept_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("reflectevo_data.reading.MAX_RECORD_BYTES", 1 << 20)
+    monkeypatch.setattr("reflectevo_data.sources.reading.MAX_RECORD_BYTES", 1 << 20)
     path = write(tmp_path, {"question": "a", "answer": "b"}, {"question": "x" * (3 << 20), "answer": "b"})
     with pytest.raises(InputError, match=":2: found a line of over 1 MB"):
         load_problems(path)

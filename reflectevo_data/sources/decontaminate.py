@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .errors import InputError
-from .schema import Problem
+from ..errors import InputError
+from ..schema import Problem
 
 
 N = 13
@@ -148,7 +148,7 @@ def decontaminate(
     Raises:
         InputError: `against` cannot be read.
     """
-    from .sources import load_problems
+    from .load import load_problems
 
     problems = list(problems)
     found = overlap(problems, load_problems(against, split=split), n=n)
@@ -168,7 +168,7 @@ def evaluation_sets(
     Raises:
         InputError: One of `against` cannot be read.
     """
-    from .sources import load_problems, source_names
+    from .load import load_problems, source_names
 
     sets: dict[str, TestQuestions | str] = {}
     for manifest in manifests:

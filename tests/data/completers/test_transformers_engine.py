@@ -13,12 +13,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from reflectevo_data.completers import Engine, open_roles  # noqa: E402
 from reflectevo_data.completers.base import Completer, Sampling  # noqa: E402
 from reflectevo_data.completers.decoding import Decoder, Decoding, draw  # noqa: E402
+from reflectevo_data.completers.engine import Engine, open_roles  # noqa: E402
 from reflectevo_data.completers.transformers_engine import TransformersCompleter, TransformersEngine  # noqa: E402
 from reflectevo_data.errors import InputError  # noqa: E402
-from tests.data.completer_contract import GREEDY, PROMPT, SAMPLED, CompleterContract  # noqa: E402
+from tests.data.completers.completer_contract import GREEDY, PROMPT, SAMPLED, CompleterContract  # noqa: E402
 from tests.tiny import save_lora, save_tiny_llama, save_tokenizer  # noqa: E402
 
 

@@ -20,11 +20,11 @@ import pytest_asyncio
 
 pytest.importorskip("vllm", reason="needs the vLLM environment: make test-vllm")
 
-from reflectevo_data.completers import Engine, RoleCompleters, open_roles
-from reflectevo_data.completers.base import Completer
+from reflectevo_data.completers.base import Completer, RoleCompleters
+from reflectevo_data.completers.engine import Engine, open_roles
 from reflectevo_data.errors import InputError
 from reflectevo_data.models import miniature_path
-from tests.data.completer_contract import GREEDY, PROMPT, CompleterContract
+from tests.data.completers.completer_contract import GREEDY, PROMPT, CompleterContract
 from tests.tiny import save_lora, save_tiny_llama
 from tests.vllm_server import VLLMServer, session_members
 
@@ -77,7 +77,8 @@ async def test_two_bases_are_refused(tiny: Path, tmp_path: Path) -> None:
 
 INTERRUPTED = """
 import asyncio, signal, sys
-from reflectevo_data.completers import Engine, Sampling, open_roles
+from reflectevo_data.completers.base import Sampling
+from reflectevo_data.completers.engine import Engine, open_roles
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
 async def main():
     async with open_roles(Engine("vllm", sys.argv[1])) as roles:
@@ -92,7 +93,8 @@ if __name__ == "__main__":
 
 RAISING = """
 import asyncio, sys
-from reflectevo_data.completers import Engine, Sampling, open_roles
+from reflectevo_data.completers.base import Sampling
+from reflectevo_data.completers.engine import Engine, open_roles
 from reflectevo_data.errors import InputError
 async def main():
     async with open_roles(Engine("vllm", sys.argv[1], reflector=sys.argv[2])) as (generator, reflector, corrector):
