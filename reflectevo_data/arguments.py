@@ -104,9 +104,9 @@ def prompts_of(args: argparse.Namespace, *, default: str) -> PromptSet:
 
 def problems_of(args: argparse.Namespace) -> tuple[list[Problem], dict[str, Any]]:
     """The problems to answer, and what a manifest says of where they come from."""
+    from .rollouts.store import file_sha256
     from .sources.load import load_problems
     from .sources.table import SOURCES
-    from .store import file_sha256
 
     problems = load_problems(
         args.source, split=args.split, limit=args.limit, seed=args.seed, source_file=args.source_file

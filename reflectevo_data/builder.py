@@ -24,9 +24,9 @@ import pyarrow.compute as pc
 
 from .curate import MAX_PAIRS, ORIGINS, contrast_pairs, normalize_whitespace, ranked_pairs
 from .near_duplicates import NearDuplicateIndex
-from .records import Run, arrow_schema, open_run, parse_chunk, read_chunks
+from .rollouts.records import Run, arrow_schema, open_run, parse_chunk, read_chunks
+from .rollouts.store import PREFERENCES, RECORDS
 from .schema import COLUMNS, CONFIGS, Row, features, stable_hash
-from .store import PREFERENCES, RECORDS
 
 
 SPLITS = ("train", "validation")

@@ -50,10 +50,10 @@ def generate(args: argparse.Namespace) -> int:
     """Answers, verifies, reflects and answers again, into a run directory."""
     from .completers.base import Sampling
     from .completers.engine import open_roles
-    from .generate import generate_run
     from .progress import print_table
-    from .rollout import Role, Roles
-    from .store import RunDirectory, new_manifest
+    from .rollouts.generate import generate_run
+    from .rollouts.loop import Role, Roles
+    from .rollouts.store import RunDirectory, new_manifest
     from .verifiers.pool import VerifierPool
 
     prompts = prompts_of(args, default="miniature" if args.source == args.model == "miniature" else "default")
@@ -121,7 +121,7 @@ def judge(args: argparse.Namespace) -> int:
     from .judge import ModelJudge, SelfJudge, judge_run
     from .progress import print_table
     from .prompts.templates import load_prompts
-    from .store import Preferences, load_manifest
+    from .rollouts.store import Preferences, load_manifest
 
     manifest = load_manifest(args.run)
     prompts = load_prompts(args.prompts or _prompts_of(manifest))
@@ -150,9 +150,9 @@ def build(args: argparse.Namespace) -> int:
     from .builder import Curation
     from .progress import print_table
     from .publish import build_dataset
+    from .rollouts.store import load_manifest
     from .sources.decontaminate import evaluation_sets
     from .stats import WORDS, load_tokenizer
-    from .store import load_manifest
 
     report = build_dataset(
         args.runs,

@@ -114,7 +114,7 @@ def import_run(
     Raises:
         InputError: Nothing can be read, no row is recognised, or the directory is of another run.
     """
-    from .store import Preferences, RunDirectory, new_manifest
+    from .rollouts.store import Preferences, RunDirectory, new_manifest
 
     report = ImportReport()
     names = [name if _is_hub_id(name) else Path(name).name for name in sources]

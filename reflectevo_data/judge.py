@@ -21,9 +21,9 @@ from .curate import candidate_pairs
 from .errors import InputError
 from .progress import progress_bar
 from .prompts.templates import PromptSet
-from .rollout import request_seed
+from .rollouts.loop import request_seed
+from .rollouts.store import Preferences, load_rows
 from .schema import Problem, Row, problem_of_row
-from .store import Preferences, load_rows
 
 
 # Log-probabilities of the same text differ in the last digits with the batch they were computed in.

@@ -38,7 +38,7 @@ from .card import (
 )
 from .errors import InputError
 from .near_duplicates import METHOD
-from .records import Run, arrow_schema, open_run
+from .rollouts.records import Run, arrow_schema, open_run
 from .schema import CONFIGS
 from .sources.decontaminate import TestQuestions, overlap
 from .stats import (

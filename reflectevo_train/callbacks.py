@@ -20,7 +20,7 @@ from transformers import Trainer, TrainerCallback
 from reflectevo_data.completers.base import Sampling
 from reflectevo_data.completers.live import LiveCompleter, undisturbed
 from reflectevo_data.prompts.templates import PromptSet
-from reflectevo_data.rollout import Role, Roles, Setting, run_rollouts
+from reflectevo_data.rollouts.loop import Role, Roles, Setting, run_rollouts
 from reflectevo_data.schema import FailedRollout, Problem, Row, raw_row
 from reflectevo_data.verifiers.pool import VerifierPool
 

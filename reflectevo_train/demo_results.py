@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from reflectevo_data.rollouts.store import load_rows
 from reflectevo_data.schema import Row
-from reflectevo_data.store import load_rows
 
 from .comparison import Answers, PairedTest, answers_of, compare
 from .demo_plan import PROMPTING, Entry, Plan

@@ -30,7 +30,7 @@ from reflectevo_data.arguments import (
     temperature,
 )
 from reflectevo_data.errors import InputError
-from reflectevo_data.store import load_manifest, load_rows
+from reflectevo_data.rollouts.store import load_manifest, load_rows
 
 from .scoring import EvalReport, Gate, Scores, score_rows
 
@@ -52,7 +52,7 @@ def write_results(folder: str | Path, *, gate: Gate, n_failed: int = 0) -> Score
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from reflectevo_data.records import arrow_schema
+    from reflectevo_data.rollouts.records import arrow_schema
 
     folder = Path(folder)
     rows = sorted(load_rows(folder), key=lambda row: row["id"])
@@ -142,9 +142,9 @@ def run(args: argparse.Namespace) -> int:
     """Runs `reflectevo-train evaluate`."""
     from reflectevo_data.completers.base import Sampling
     from reflectevo_data.completers.engine import open_roles
-    from reflectevo_data.generate import generate_run
-    from reflectevo_data.rollout import Role, Roles
-    from reflectevo_data.store import RunDirectory, new_manifest
+    from reflectevo_data.rollouts.generate import generate_run
+    from reflectevo_data.rollouts.loop import Role, Roles
+    from reflectevo_data.rollouts.store import RunDirectory, new_manifest
     from reflectevo_data.verifiers.pool import VerifierPool
 
     reflection_temperature = args.temperature if args.reflection_temperature is None else args.reflection_temperature

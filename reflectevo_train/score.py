@@ -50,7 +50,7 @@ def load_predictions(path: str | Path) -> Predictions:
     """
     path = Path(path)
     if path.is_dir():
-        from reflectevo_data.store import load_failed_ids, load_manifest, load_rows
+        from reflectevo_data.rollouts.store import load_failed_ids, load_manifest, load_rows
 
         manifest = load_manifest(path)
         gate = manifest.get("gate") or ("oracle" if manifest.get("kind") == "generate" else None)

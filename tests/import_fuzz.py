@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.importer import ImportReport, import_records
-from reflectevo_data.records import fault_of
+from reflectevo_data.rollouts.records import fault_of
 
 
 _FIELDS = [

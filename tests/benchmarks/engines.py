@@ -33,7 +33,7 @@ from reflectevo_data.completers.locate import locate_models
 from reflectevo_data.completers.scripted import ScriptedCompleter
 from reflectevo_data.models import miniature_path
 from reflectevo_data.prompts.templates import PromptSet, load_prompts
-from reflectevo_data.rollout import Role, Roles, run_rollouts
+from reflectevo_data.rollouts.loop import Role, Roles, run_rollouts
 from reflectevo_data.schema import Completion, Problem
 from reflectevo_data.sources.load import load_problems
 from reflectevo_data.verifiers.pool import VerifierPool
@@ -197,8 +197,8 @@ def padded_generate(requests: Sequence[Request], n_problems: int, n_rows: int) -
 
 async def client(n_problems: int, prompts: PromptSet, verifier: VerifierPool, folder: Path) -> tuple[Measured, float]:
     """`generate` with a model that costs nothing: into a run directory, as ever; also the peak memory in MB."""
-    from reflectevo_data.generate import generate_run
-    from reflectevo_data.store import RunDirectory, new_manifest
+    from reflectevo_data.rollouts.generate import generate_run
+    from reflectevo_data.rollouts.store import RunDirectory, new_manifest
 
     def answer(request: Any) -> str:
         if "Finish" not in request.prompt and request.seed % 3:

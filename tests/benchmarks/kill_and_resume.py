@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from reflectevo_data.rollouts.store import load_rows
 from reflectevo_data.schema import Row
-from reflectevo_data.store import load_rows
 
 
 def main() -> int:

@@ -7,11 +7,11 @@ import orjson
 import pyarrow as pa
 import pytest
 
-from reflectevo_data import records
 from reflectevo_data.builder import Curation, ReflectEvo, curated_batches
 from reflectevo_data.curate import dplus_rows, dpm_rows, dpref_rows
 from reflectevo_data.errors import InputError
-from reflectevo_data.records import open_run, parse_chunk, read_chunks
+from reflectevo_data.rollouts import records
+from reflectevo_data.rollouts.records import open_run, parse_chunk, read_chunks
 from reflectevo_data.schema import CONFIGS, features
 from tests.data.random_runs import random_preferences, random_row, row, trial, write_run
 

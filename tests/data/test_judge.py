@@ -16,8 +16,8 @@ from reflectevo_data.judge import (
     preference_row,
 )
 from reflectevo_data.prompts.templates import load_prompts
+from reflectevo_data.rollouts.store import Preferences, RunDirectory, load_preferences, new_manifest
 from reflectevo_data.schema import Completion, Reflection, Rollout, SecondTrial, Trial, Verdict, raw_row
-from reflectevo_data.store import Preferences, RunDirectory, load_preferences, new_manifest
 
 
 PROMPTS = load_prompts("default")

@@ -17,6 +17,7 @@ from reflectevo_data.errors import InputError
 from reflectevo_data.hub import ATTEMPTS, BEGIN, END, RETRIED
 from reflectevo_data.publish import build_dataset, load_build, write_dataset_card
 from reflectevo_data.push import push_dataset
+from reflectevo_data.rollouts.store import Preferences, RunDirectory, new_manifest
 from reflectevo_data.schema import (
     COLUMNS,
     CONFIGS,
@@ -29,7 +30,6 @@ from reflectevo_data.schema import (
     Verdict,
     raw_row,
 )
-from reflectevo_data.store import Preferences, RunDirectory, new_manifest
 from tests.hub_write import WritableHub
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from reflectevo_data.completers.base import Sampling
 from reflectevo_data.completers.scripted import Request, ScriptedCompleter
-from reflectevo_data.generate import generate_run
 from reflectevo_data.judge import SelfJudge, judge_run
 from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.publish import build_dataset
-from reflectevo_data.rollout import Role, Roles
+from reflectevo_data.rollouts.generate import generate_run
+from reflectevo_data.rollouts.loop import Role, Roles
+from reflectevo_data.rollouts.store import Preferences, RunDirectory, new_manifest
 from reflectevo_data.sources.miniature import Chain, chain_of, problems
-from reflectevo_data.store import Preferences, RunDirectory, new_manifest
 from reflectevo_data.verifiers.pool import VerifierPool
 from reflectevo_train.miniature import corpus
 

@@ -15,9 +15,9 @@ import pytest
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.models import miniature_path
+from reflectevo_data.rollouts.store import RunDirectory, new_manifest
 from reflectevo_data.schema import COLUMNS as SCHEMA
 from reflectevo_data.schema import Row
-from reflectevo_data.store import RunDirectory, new_manifest
 from reflectevo_train import demo
 from reflectevo_train.checkpoints import is_whole
 from reflectevo_train.demo_plan import FULL, PROMPTING, QUICK, REFLECTOR, RETRY, TWO_STAGE, Plan

@@ -10,8 +10,8 @@ import pytest
 from reflectevo_data import completers
 from reflectevo_data.completers.base import CompletionFailed, RoleCompleters
 from reflectevo_data.completers.scripted import ScriptedCompleter
-from reflectevo_data.records import RAW_SCHEMA
-from reflectevo_data.store import load_rows
+from reflectevo_data.rollouts.records import RAW_SCHEMA
+from reflectevo_data.rollouts.store import load_rows
 from reflectevo_train.cli import main
 from reflectevo_train.evaluate import load_evaluation
 from reflectevo_train.scoring import score_rows

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from reflectevo_data.errors import InputError
-from reflectevo_data.store import load_rows
+from reflectevo_data.rollouts.store import load_rows
 from reflectevo_train.cli import main
 from reflectevo_train.evaluate import load_evaluation
 from reflectevo_train.score import load_predictions

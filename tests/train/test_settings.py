@@ -13,7 +13,7 @@ from reflectevo_data.curate import dplus_rows, dpm_rows
 from reflectevo_data.errors import InputError
 from reflectevo_data.parsing.one_stage import split_one_stage
 from reflectevo_data.prompts.templates import PromptSet, load_prompts
-from reflectevo_data.rollout import Role, Roles, Setting, run_rollouts
+from reflectevo_data.rollouts.loop import Role, Roles, Setting, run_rollouts
 from reflectevo_data.schema import Problem, Row, raw_row
 from reflectevo_data.verifiers.pool import VerifierPool
 from reflectevo_train.settings import SFT_SETTINGS, dpo, first_of_each_question, problem_of, sft_example

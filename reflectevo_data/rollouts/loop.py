@@ -16,15 +16,15 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from .completers.base import Completer, Sampling
-from .parsing.one_stage import split_one_stage
-from .parsing.thinking import without_thinking
-from .parsing.trial import ParsedTrial, has_action, parse_trial
-from .prompts.instructions import choose_instructions
-from .prompts.templates import PromptSet
-from .schema import Completion, FailedRollout, Problem, Reflection, Rollout, SecondTrial, Trial, Verdict, stable_hash
-from .verifiers.leaks import leaks_answer
-from .verifiers.voting import majority
+from ..completers.base import Completer, Sampling
+from ..parsing.one_stage import split_one_stage
+from ..parsing.thinking import without_thinking
+from ..parsing.trial import ParsedTrial, has_action, parse_trial
+from ..prompts.instructions import choose_instructions
+from ..prompts.templates import PromptSet
+from ..schema import Completion, FailedRollout, Problem, Reflection, Rollout, SecondTrial, Trial, Verdict, stable_hash
+from ..verifiers.leaks import leaks_answer
+from ..verifiers.voting import majority
 
 
 Gate = Literal["oracle", "none", "self"]

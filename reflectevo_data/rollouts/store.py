@@ -23,8 +23,8 @@ from typing import Any, BinaryIO, Self
 import filelock
 import orjson
 
-from .errors import InputError
-from .schema import COLUMNS, FailedRollout, Row
+from ..errors import InputError
+from ..schema import COLUMNS, FailedRollout, Row
 
 
 MANIFEST, RECORDS, FAILURES, PREFERENCES = (
@@ -304,7 +304,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _git_revision() -> str:
     """The revision of the checkout that runs, empty when installed from a package."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     if not (package.parent / ".git").exists():
         return ""
     command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]

@@ -8,7 +8,7 @@ import pytest
 
 from reflectevo_data.completers.base import Sampling
 from reflectevo_data.prompts.templates import load_prompts
-from reflectevo_data.rollout import Role, Roles, accepts, run_rollouts
+from reflectevo_data.rollouts.loop import Role, Roles, accepts, run_rollouts
 from reflectevo_data.schema import Completion, Problem, Rollout, Verdict, raw_row
 
 

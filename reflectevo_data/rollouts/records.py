@@ -17,8 +17,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.json
 
-from .errors import InputError
-from .schema import COLUMNS, Row
+from ..errors import InputError
+from ..schema import COLUMNS, Row
 from .store import PREFERENCES, RECORDS, load_manifest, load_preferences
 
 

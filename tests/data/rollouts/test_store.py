@@ -9,8 +9,7 @@ import orjson
 import pytest
 
 from reflectevo_data.errors import InputError
-from reflectevo_data.schema import Completion, FailedRollout, Problem, Rollout, Trial, Verdict, raw_row
-from reflectevo_data.store import (
+from reflectevo_data.rollouts.store import (
     Preferences,
     RunDirectory,
     load_failed_ids,
@@ -19,6 +18,7 @@ from reflectevo_data.store import (
     load_rows,
     new_manifest,
 )
+from reflectevo_data.schema import Completion, FailedRollout, Problem, Rollout, Trial, Verdict, raw_row
 
 
 CONFIGURATION = {

@@ -12,10 +12,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from .progress import progress_bar
-from .prompts.templates import PromptSet
-from .rollout import FailedRollout, Gate, Roles, Setting, Verifier, run_rollouts
-from .schema import Problem, Row, raw_row
+from ..progress import progress_bar
+from ..prompts.templates import PromptSet
+from ..schema import Problem, Row, raw_row
+from .loop import FailedRollout, Gate, Roles, Setting, Verifier, run_rollouts
 from .store import RunDirectory, load_rows
 
 

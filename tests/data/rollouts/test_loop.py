@@ -9,7 +9,7 @@ from reflectevo_data import Problem
 from reflectevo_data.completers.base import CompletionFailed, Sampling
 from reflectevo_data.completers.scripted import Request, ScriptedCompleter
 from reflectevo_data.prompts.templates import load_prompts
-from reflectevo_data.rollout import Role, Roles, request_seed, run_rollouts
+from reflectevo_data.rollouts.loop import Role, Roles, request_seed, run_rollouts
 from reflectevo_data.schema import FailedRollout, Rollout, raw_row
 from reflectevo_data.verifiers.pool import VerifierPool
 
