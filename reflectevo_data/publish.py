@@ -25,18 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .builder import SPLITS, Curation, CurationCounts, curated_batches
-from .card import (
-    Overlap,
-    Source,
-    SplitSize,
-    card_metadata,
-    column_notes,
-    configs_shown,
-    render,
-    run_lines,
-    write_card,
-)
+from .card import FIXED, Overlap, Source, SplitSize, card_metadata, column_notes, configs_shown, run_lines
 from .errors import InputError
+from .hub.cards import CARD, merge_cards, new_card, render
 from .near_duplicates import METHOD
 from .rollouts.records import Run, arrow_schema, open_run
 from .schema import CONFIGS
@@ -55,7 +46,6 @@ from .stats import (
 )
 
 
-CARD = "README.md"
 BUILD = "build.json"
 KIND = "reflectevo-dataset"
 ROW_GROUP_BYTES = 12 << 20
@@ -276,6 +266,8 @@ def _sources_of(batch: pa.RecordBatch) -> Counter[tuple[str, str]]:
 
 def _describe(report: BuildReport, folder: Path, output: Path) -> None:
     """Writes the card and `build.json` into `folder`; the card at `output` is the one that people may have edited."""
+    from huggingface_hub import DatasetCardData
+
     metadata = card_metadata(
         report.name,
         sizes=report.sizes,
@@ -304,11 +296,11 @@ def _describe(report: BuildReport, folder: Path, output: Path) -> None:
         decontamination=report.decontamination,
         sources=report.sources,
     )
-    existing, generated = "", {}
+    card = new_card(DatasetCardData(**metadata).to_yaml(), text)
     if (output / CARD).exists():
-        existing = (output / CARD).read_text("utf-8")
         generated = orjson.loads((output / BUILD).read_bytes()).get("card", {})
-    (folder / CARD).write_text(write_card(metadata, text, existing=existing, generated=generated), "utf-8")
+        card = merge_cards(card, (output / CARD).read_text("utf-8"), generated=generated, fixed=FIXED)
+    (folder / CARD).write_text(card, "utf-8")
     build = {"kind": KIND, "format": 1, **asdict(report), "card": metadata}
     (folder / BUILD).write_bytes(orjson.dumps(build, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import orjson
 
 from .errors import InputError
-from .hub import Published, Remote, merge_cards, publish, token_free
+from .hub.cards import merge_cards
+from .hub.commit import Published, Remote, publish, token_free
 
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def push_dataset(
             generated = orjson.loads(remote.read(BUILD) or b"{}").get("card", {})
         except (orjson.JSONDecodeError, AttributeError):  # another program's file of this name
             generated = {}
-        merged = merge_cards(card, theirs, generated=generated, fixed=FIXED, foreign=lambda text: False)
+        merged = merge_cards(card, theirs, generated=generated, fixed=FIXED)
         return {**parquet, BUILD: folder / BUILD, CARD: merged.encode()}
 
     return publish(

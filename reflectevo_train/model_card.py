@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from reflectevo_data.card import public_name, render
 from reflectevo_data.errors import InputError
+from reflectevo_data.hub.cards import new_card, public_name, render
 
 from .evaluate import Evaluation
 from .scoring import EvalReport
@@ -87,7 +87,7 @@ def model_card(
         training=record_rows(record),
         training_metrics=_training_metrics(record),
     )
-    return f"---\n{data.to_yaml().strip()}\n---\n\n{text}\n", data.to_dict()
+    return new_card(data.to_yaml(), text), data.to_dict()
 
 
 def benchmark_results(evaluations: Mapping[str, Evaluation], benchmarks: Mapping[str, str]) -> dict[str, bytes]:

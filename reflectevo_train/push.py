@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from reflectevo_data.card import public_name, render
 from reflectevo_data.errors import InputError
-from reflectevo_data.hub import CARD, Published, Remote, merge_cards, publish, token_free
+from reflectevo_data.hub.cards import CARD, merge_cards, new_card, public_name, render
+from reflectevo_data.hub.commit import Published, Remote, publish, token_free
 
 from .evaluate import PREDICTIONS, REPORT, Evaluation, load_evaluation
 from .model_card import benchmark_results, model_card, read_json, shown
@@ -259,13 +259,13 @@ def _publish_predictions(
             for name, e in evaluations.items()
         ],
     )
-    card = f"---\n{data.to_yaml().strip()}\n---\n\n{text}\n"
+    card = new_card(data.to_yaml(), text)
     contents[MANIFEST] = orjson.dumps({"kind": "reflectevo-predictions", "format": 1, "card": data.to_dict()})
 
     def files(remote: Remote) -> Mapping[str, Path | bytes]:
         theirs = (remote.read(CARD) or b"").decode("utf-8", "replace")
         fixed = ("configs", "dataset_info")
-        merged = merge_cards(card, theirs, generated=_generated(remote), fixed=fixed, foreign=lambda text: False)
+        merged = merge_cards(card, theirs, generated=_generated(remote), fixed=fixed)
         return {**contents, CARD: merged.encode()}
 
     return publish(

@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from reflectevo_data.card import public_name
 from reflectevo_data.errors import InputError
+from reflectevo_data.hub.cards import public_name
 
 
 RECORD = "reflectevo_training.json"

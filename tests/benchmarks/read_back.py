@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from reflectevo_data.schema import CONFIGS
-from tests.data.test_push import READ_BACK, REPO, make_dataset
+from tests.data.dataset.test_push import READ_BACK, REPO, make_dataset
 from tests.hub_write import WritableHub
 
 

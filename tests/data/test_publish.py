@@ -18,8 +18,8 @@ from huggingface_hub import DatasetCard
 
 from reflectevo_data import publish
 from reflectevo_data.builder import Curation
-from reflectevo_data.card import BEGIN, END, public_name, render
 from reflectevo_data.errors import InputError
+from reflectevo_data.hub.cards import BEGIN, END, public_name, render
 from reflectevo_data.publish import build_dataset
 from reflectevo_data.schema import COLUMNS, CONFIGS, features
 from reflectevo_data.sources.decontaminate import TestQuestions

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard
 
-from reflectevo_data.card import BEGIN, END
 from reflectevo_data.errors import InputError
-from reflectevo_data.hub import RETRIED
+from reflectevo_data.hub.cards import BEGIN, END
+from reflectevo_data.hub.commit import RETRIED
 from reflectevo_train.cli import main
 from reflectevo_train.evaluate import load_evaluation
 from reflectevo_train.model_card import model_card

@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from .card import BEGIN, END
-from .errors import InputError
+from ..errors import InputError
 
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 RepoType = Literal["dataset", "model"]
-CARD = "README.md"
 RETRIED = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
 ATTEMPTS = 8
 LONGEST_WAIT = 60.0  # seconds
@@ -215,57 +213,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _one_line(error: object) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:300]
-
-
-def merge_cards(
-    ours: str, theirs: str, *, generated: Mapping[str, Any], fixed: Sequence[str], foreign: Callable[[str], bool]
-) -> str:
-    """The card to publish: what a person wrote or changed in the one on the Hub stays, generated text is replaced.
-
-    Args:
-        ours: The card as it was rendered, its generated text between the marks.
-        theirs: The card on the Hub, empty when there is none.
-        generated: The metadata that the last push generated; what differs from it, a person changed.
-        fixed: Metadata that describes the files, and so has to be ours.
-        foreign: Whether a text without marks was written by a program, and goes.
-    """
-    if not theirs.strip():
-        return ours
-    from huggingface_hub import CardData, RepoCard
-
-    our_card = RepoCard(ours, ignore_metadata_errors=True)
-    their_card = RepoCard(theirs, ignore_metadata_errors=True)
-    metadata = our_card.data.to_dict()
-    for key, value in their_card.data.to_dict().items():
-        if key not in fixed and key in generated and value != generated[key]:
-            metadata[key] = value
-        elif key not in fixed and key not in generated:
-            metadata.setdefault(key, value)
-    block = _between_marks(our_card.text)
-    if BEGIN in their_card.text and END in their_card.text.split(BEGIN, 1)[1]:
-        before, rest = their_card.text.split(BEGIN, 1)
-        after = rest.split(END, 1)[1]
-        body = f"{before}{block}{after}" if (before + after).strip() else our_card.text
-    elif foreign(their_card.text) or not their_card.text.strip():
-        body = our_card.text
-    else:
-        body = f"\n{block}\n\n{their_card.text.strip()}\n"
-    data = CardData(ignore_metadata_errors=True, **metadata)
-    return f"---\n{data.to_yaml().strip()}\n---\n{body if body.startswith(chr(10)) else chr(10) + body}"
-
-
-def card_metadata_of(text: str) -> dict[str, Any]:
-    """The YAML of a card."""
-    from huggingface_hub import RepoCard
-
-    return RepoCard(text, ignore_metadata_errors=True).data.to_dict()
-
-
-def _between_marks(text: str) -> str:
-    """The generated text with its marks; all of it where the marks are missing."""
-    if BEGIN in text and END in text:
-        return f"{BEGIN}{text.split(BEGIN, 1)[1].split(END, 1)[0]}{END}"
-    return f"{BEGIN}\n{text.strip()}\n{END}"
 
 
 def token_free(name: str, content: bytes | Path) -> None:
