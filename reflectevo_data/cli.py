@@ -26,7 +26,7 @@ from .arguments import (
     shard,
     share,
 )
-from .commands import say
+from .console import say
 from .errors import InputError
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import engine_of, problems_of, prompts_of
+from .console import say
 from .errors import InputError
 
 
@@ -16,14 +17,9 @@ if TYPE_CHECKING:
     from .schema import Problem
 
 
-def say(line: str) -> None:
-    """One line on standard error, marked as ours."""
-    print(f"reflectevo-data: {line}", file=sys.stderr)  # noqa: T201
-
-
 def show_sources(args: argparse.Namespace) -> int:
     """Lists the sources, or previews problems of one."""
-    from .progress import print_table
+    from .console import print_table
     from .sources.load import load_problems, sources_table
 
     if args.name is None:
@@ -50,7 +46,7 @@ def generate(args: argparse.Namespace) -> int:
     """Answers, verifies, reflects and answers again, into a run directory."""
     from .completers.base import Sampling
     from .completers.engine import open_roles
-    from .progress import print_table
+    from .console import print_table
     from .rollouts.generate import generate_run
     from .rollouts.loop import Role, Roles
     from .rollouts.store import RunDirectory, new_manifest
@@ -100,8 +96,8 @@ def generate(args: argparse.Namespace) -> int:
 
 def import_files(args: argparse.Namespace) -> int:
     """Reads the upstream files or dataset into a run directory."""
+    from .console import print_table
     from .importer import import_run
-    from .progress import print_table
     from .verifiers.pool import VerifierPool
 
     with VerifierPool(args.verifier_workers, allow_unsandboxed_code=args.allow_unsandboxed_code) as verifier:
@@ -118,8 +114,8 @@ def judge(args: argparse.Namespace) -> int:
     """Ranks the reflections of a run that led to a correct second trial."""
     from .completers.base import Sampling
     from .completers.engine import Engine, open_completer
-    from .judge import ModelJudge, SelfJudge, judge_run
-    from .progress import print_table
+    from .console import print_table
+    from .curation.judge import ModelJudge, SelfJudge, judge_run
     from .prompts.templates import load_prompts
     from .rollouts.store import Preferences, load_manifest
 
@@ -147,12 +143,12 @@ def judge(args: argparse.Namespace) -> int:
 
 def build(args: argparse.Namespace) -> int:
     """Makes the dataset with its four configs and its card."""
-    from .builder import Curation
-    from .progress import print_table
-    from .publish import build_dataset
+    from .console import print_table
+    from .curation.batches import Curation
+    from .dataset.build import build_dataset
+    from .dataset.statistics import WORDS, load_length_unit
     from .rollouts.store import load_manifest
     from .sources.decontaminate import evaluation_sets
-    from .stats import WORDS, load_tokenizer
 
     report = build_dataset(
         args.runs,
@@ -163,7 +159,7 @@ def build(args: argparse.Namespace) -> int:
             validation_fraction=args.validation_fraction,
             near_duplicates=args.near_duplicates,
         ),
-        tokenizer=load_tokenizer(args.tokenizer) if args.tokenizer else WORDS,
+        length_unit=load_length_unit(args.tokenizer) if args.tokenizer else WORDS,
         evaluation=evaluation_sets(map(load_manifest, args.runs), args.decontaminate_against or ()),
     )
     sizes = [
@@ -180,9 +176,9 @@ def build(args: argparse.Namespace) -> int:
 
 def print_stats(args: argparse.Namespace) -> int:
     """Prints the statistics of a built dataset."""
-    from .stats import load_tokenizer, stats_table
+    from .dataset.statistics import load_length_unit, stats_table
 
-    sys.stdout.write(stats_table(args.dataset, load_tokenizer(args.tokenizer) if args.tokenizer else None))
+    sys.stdout.write(stats_table(args.dataset, load_length_unit(args.tokenizer) if args.tokenizer else None))
     return 0
 
 
@@ -190,8 +186,8 @@ def show_rows(args: argparse.Namespace) -> int:
     """Loads a config with `load_dataset` and shows rows of it."""
     import datasets
 
-    from .progress import bars_are_shown, print_table
-    from .publish import load_build
+    from .console import bars_are_shown, print_table
+    from .dataset.build import load_build
 
     if not bars_are_shown():
         datasets.disable_progress_bars()
@@ -218,7 +214,7 @@ def show_rows(args: argparse.Namespace) -> int:
 
 def render_card(args: argparse.Namespace) -> int:
     """Renders the card of a built dataset anew."""
-    from .publish import write_dataset_card
+    from .dataset.build import write_dataset_card
 
     print(write_dataset_card(args.dataset))  # noqa: T201
     return 0
@@ -226,7 +222,7 @@ def render_card(args: argparse.Namespace) -> int:
 
 def push(args: argparse.Namespace) -> int:
     """Publishes a built dataset on the Hub."""
-    from .push import push_dataset
+    from .dataset.push import push_dataset
 
     done = push_dataset(args.dataset, args.repo_id, private=args.private, revision=args.revision)
     print(f"{done.url} ({'pushed' if done.is_new else 'was there already'}, commit {done.commit[:12]})")  # noqa: T201

@@ -280,6 +280,15 @@ def stable_hash(*parts: str) -> int:
     return int.from_bytes(digest, "big")
 
 
+def stable_digest(*parts: str) -> bytes:
+    """128 bits that depend on the texts, and on where each ends, alone: for telling whether something was seen before."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        text = part.encode("utf-8", "surrogatepass")
+        digest.update(len(text).to_bytes(8, "big") + text)
+    return digest.digest()
+
+
 def raw_row(rollout: Rollout) -> Row:
     """A rollout as one `raw` row."""
     problem = rollout.problem

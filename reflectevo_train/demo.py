@@ -182,7 +182,7 @@ def train(training: Training, dataset: Path, output: Path, *overrides: str, seed
     """Runs a recipe; does nothing when it was run to its end."""
     if (output / "trainer_state.json").is_file():  # written last
         return
-    from reflectevo_data.progress import bars_are_shown
+    from reflectevo_data.console import bars_are_shown
 
     arguments = [
         *("--config", str(RECIPES / training.recipe), "--dataset_name", str(dataset), "--output_dir", str(output)),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from reflectevo_data.console import markdown_table
 from reflectevo_data.rollouts.store import load_rows
 from reflectevo_data.schema import Row
 
@@ -14,7 +15,7 @@ from .comparison import Answers, PairedTest, answers_of, compare
 from .demo_plan import PROMPTING, Entry, Plan
 from .scoring import EvalReport, score_rows
 from .steps import Clock
-from .tables import NOTHING, markdown_table, percent, points
+from .tables import NOTHING, percent, points
 
 
 class Result(NamedTuple):
@@ -31,7 +32,7 @@ COLUMNS = ("", "Acc@t1", "Acc@t2", "Δ", "against the untrained reflector", "p")
 
 def report(plan: Plan, output: Path, clock: Clock) -> None:
     """Prints the table and writes `table.md`, `results.json` and the plot."""
-    from reflectevo_data.progress import print_table
+    from reflectevo_data.console import print_table
 
     results = list(collect(plan, output))
     rows = [table_row(result) for result in results]

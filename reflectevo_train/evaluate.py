@@ -224,7 +224,7 @@ def _finish(directory: Any, gate: Gate, ids: set[str], failures: Any) -> int:
 
 def print_scores(title: str, scores: Scores) -> None:
     """The tables on standard output."""
-    from reflectevo_data.progress import print_table
+    from reflectevo_data.console import print_table
 
     from .tables import GATES, group_columns, group_rows, summary_rows
 

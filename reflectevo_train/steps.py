@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from reflectevo_data.console import progress_bar
 from reflectevo_data.errors import InputError
-from reflectevo_data.progress import progress_bar
 
 
 @dataclass(slots=True)

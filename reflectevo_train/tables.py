@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from reflectevo_data.console import markdown_table
 
 from .scoring import EvalReport, Interval, Scores
 
@@ -109,12 +111,6 @@ def group_rows(scores: Scores, *, intervals: bool = True) -> list[tuple[str, ...
     if list(scores.sources.values()) != list(scores.tasks.values()):
         groups += scores.sources.items()
     return [_group_row(name, report, intervals) for name, report in [*groups, ("all", scores.total)]]
-
-
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, the first column to the left and the others to the right."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _group_row(name: str, report: EvalReport, intervals: bool) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..progress import progress_bar
+from ..console import progress_bar
 from ..prompts.templates import PromptSet
 from ..schema import Problem, Row, raw_row
 from .loop import FailedRollout, Gate, Roles, Setting, Verifier, run_rollouts

@@ -33,8 +33,8 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-class Run(NamedTuple):
-    """A run directory whose manifest and preferences have been read.
+class JudgedRun(NamedTuple):
+    """A run directory whose manifest and preferences, if there are any, have been read.
 
     Attributes:
         preferences: Question id -> the pairs that the judge ranked, in the order of the file.
@@ -59,7 +59,7 @@ class Chunk(NamedTuple):
     content: memoryview
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path) -> JudgedRun:
     """The run in this folder, its preferences without the ties.
 
     Raises:
@@ -76,7 +76,7 @@ def open_run(folder: str | Path) -> Run:
             n_undecided += 1
         else:
             preferences[row["id"]].append({name: row[name] for name in ("chosen", "rejected", "judge")})
-    return Run(folder, manifest, preferences, n_undecided)
+    return JudgedRun(folder, manifest, preferences, n_undecided)
 
 
 def read_chunks(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:

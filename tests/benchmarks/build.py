@@ -38,7 +38,7 @@ pyarrow.parquet.write_table(table, sys.argv[2], compression="zstd")
 BUILD = """
 import sys
 from reflectevo_data.builder import Curation
-from reflectevo_data.publish import build_dataset
+from reflectevo_data.dataset.build import build_dataset
 report = build_dataset([sys.argv[1]], sys.argv[2], curation=Curation(near_duplicates=sys.argv[3]))
 print(*(f"{config} {sum(size.n_rows for size in splits.values()):,}" for config, splits in report.sizes.items()))
 """

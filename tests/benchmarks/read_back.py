@@ -39,7 +39,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, WritableHub() as hub:
         folder = Path(name)
         dataset = make_dataset(folder)
-        push = "import sys; from reflectevo_data.push import push_dataset; push_dataset(sys.argv[1], sys.argv[2])"
+        push = (
+            "import sys; from reflectevo_data.dataset.push import push_dataset; push_dataset(sys.argv[1], sys.argv[2])"
+        )
         environment = os.environ | hub.environment(folder / "cache-push") | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         subprocess.run([sys.executable, "-c", push, str(dataset), REPO], env=environment, check=True)
         expected = {

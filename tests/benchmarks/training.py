@@ -26,7 +26,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, TrainerCallback
 from trl import SFTConfig
 
-from reflectevo_data.progress import print_table
+from reflectevo_data.console import print_table
 from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_train.collators import ReflectionCollator
 from reflectevo_train.settings import sft_example

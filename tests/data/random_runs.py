@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 
-from reflectevo_data.curate import candidate_pairs
+from reflectevo_data.curation.curate import candidate_pairs
 
 
 TASKS = ("Mathematics", "Coding", "Causal Reasoning")

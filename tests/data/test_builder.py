@@ -7,8 +7,9 @@ import orjson
 import pyarrow as pa
 import pytest
 
-from reflectevo_data.builder import Curation, ReflectEvo, curated_batches
-from reflectevo_data.curate import dplus_rows, dpm_rows, dpref_rows
+from reflectevo_data.builder import ReflectEvo
+from reflectevo_data.curation.batches import Curation, curated_batches
+from reflectevo_data.curation.curate import dplus_rows, dpm_rows, dpref_rows
 from reflectevo_data.errors import InputError
 from reflectevo_data.rollouts import records
 from reflectevo_data.rollouts.records import open_run, parse_chunk, read_chunks

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 
-from reflectevo_data.curate import dplus_rows, dpm_rows, dpref_rows
+from reflectevo_data.curation.curate import dplus_rows, dpm_rows, dpref_rows
 from reflectevo_data.errors import InputError
 from reflectevo_data.importer import ImportReport, import_records, import_run
 from reflectevo_data.repair import cut_prompt, cut_stated_gold, cut_verdict, repair_text

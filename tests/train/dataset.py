@@ -12,9 +12,9 @@ from pathlib import Path
 
 from reflectevo_data.completers.base import Sampling
 from reflectevo_data.completers.scripted import Request, ScriptedCompleter
-from reflectevo_data.judge import SelfJudge, judge_run
+from reflectevo_data.curation.judge import SelfJudge, judge_run
+from reflectevo_data.dataset.build import build_dataset
 from reflectevo_data.prompts.templates import load_prompts
-from reflectevo_data.publish import build_dataset
 from reflectevo_data.rollouts.generate import generate_run
 from reflectevo_data.rollouts.loop import Role, Roles
 from reflectevo_data.rollouts.store import Preferences, RunDirectory, new_manifest
@@ -40,7 +40,7 @@ def answer(request: Request) -> str:
 
 def make_dataset(folder: Path, *, n_problems: int = 80, n_reflections: int = 4) -> Path:
     """Builds `folder/ReflectEvo` with all four configs; half of the questions are in the validation split."""
-    from reflectevo_data.builder import Curation
+    from reflectevo_data.curation.batches import Curation
 
     completer = ScriptedCompleter(answer, model="scripted", score=lambda prompt, *_: -float(len(prompt)))
     prompts = load_prompts("miniature")

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from reflectevo_data import completers
+from reflectevo_data.completers import engine
 from reflectevo_data.completers.scripted import ScriptedCompleter
 from reflectevo_data.errors import InputError
 from reflectevo_train.cli import main
@@ -41,7 +41,7 @@ def cells(markdown_row: str) -> list[str]:
 def test_the_results_table_has_the_counts_of_the_rows(runs):
     lines = markdown(make_report(runs)).splitlines()
     for run in runs:
-        row = cells(next(line for line in lines if line.startswith(f"| {run.name} |")))
+        row = cells(next(line for line in lines if line.startswith(f"| {run.name} ")))
         firsts = [r["output"][0]["is_correct"] for r in run.rows]
         lasts = [r["output"][-1]["is_correct"] for r in run.rows]
         assert row[1] == "60"
@@ -178,7 +178,7 @@ def test_error_types_are_labelled_once_and_tabled(folders, tmp_path, monkeypatch
     async def open_completer(engine):
         yield completer
 
-    monkeypatch.setattr(completers, "open_completer", open_completer)
+    monkeypatch.setattr(engine, "open_completer", open_completer)
     command = ["report", str(tmp_path / "run"), "--error-types", "labeller", "--output", str(tmp_path / "out")]
     assert main([*command, "--error-types-limit", "10"]) == 0
     assert len(completer.requests) == 10

@@ -9,7 +9,7 @@ import pytest
 
 from reflectevo_data.completers.base import Sampling
 from reflectevo_data.completers.scripted import Request, ScriptedCompleter
-from reflectevo_data.curate import dplus_rows, dpm_rows
+from reflectevo_data.curation.curate import dplus_rows, dpm_rows
 from reflectevo_data.errors import InputError
 from reflectevo_data.parsing.one_stage import split_one_stage
 from reflectevo_data.prompts.templates import PromptSet, load_prompts

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from reflectevo_data.builder import Curation
+from reflectevo_data.curation.batches import Curation
+from reflectevo_data.dataset.build import build_dataset, load_build, write_dataset_card
+from reflectevo_data.dataset.push import push_dataset
 from reflectevo_data.errors import InputError
 from reflectevo_data.hub.cards import BEGIN, END
 from reflectevo_data.hub.commit import ATTEMPTS, RETRIED
-from reflectevo_data.publish import build_dataset, load_build, write_dataset_card
-from reflectevo_data.push import push_dataset
 from reflectevo_data.rollouts.store import Preferences, RunDirectory, new_manifest
 from reflectevo_data.schema import (
     COLUMNS,

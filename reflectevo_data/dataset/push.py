@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from .errors import InputError
-from .hub.cards import merge_cards
-from .hub.commit import Published, Remote, publish, token_free
+from ..errors import InputError
+from ..hub.cards import merge_cards
+from ..hub.commit import Published, Remote, publish, token_free
 
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def push_dataset(
     Raises:
         InputError: The folder is no built dataset, or the Hub refuses or cannot be reached.
     """
+    from ..schema import CONFIGS
+    from .build import BUILD, CARD, load_build
     from .card import FIXED
-    from .publish import BUILD, CARD, load_build
-    from .schema import CONFIGS
 
     folder = Path(folder)
     load_build(folder)

@@ -6,7 +6,7 @@ A sample is a reflection on a failed first trial, with its second trial. Lengths
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import InputError
+from ..console import markdown_table
+from ..curation.flat_trials import FlatTrials
+from ..errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Tokenizer:
+class LengthUnit:
     """What lengths are counted with.
 
     Attributes:
@@ -94,25 +96,14 @@ def in_total(statistics: Statistics) -> TaskStatistics:
     return sum(statistics.values(), TaskStatistics())
 
 
-def statistics_of(batch: pa.RecordBatch, tokenizer: Tokenizer) -> Statistics:
+def statistics_of(batch: pa.RecordBatch, unit: LengthUnit) -> Statistics:
     """The counts of one batch of raw rows; of `output`, the columns in `OUTPUT_FIELDS` are enough."""
-    output = batch.column("output")
-    offsets, trials = output.offsets.to_numpy(), output.flatten()
-    starts = offsets[:-1] - offsets[0]
-    row_of = np.repeat(np.arange(batch.num_rows), np.diff(offsets))
-
-    def column(name: str) -> np.ndarray:
-        return trials.field(name).to_numpy(zero_copy_only=False)
-
+    flat = FlatTrials(batch)
+    column, starts, row_of, is_sample = flat.column, flat.starts, flat.row_of, flat.samples
     is_correct = column("is_correct")
-    sound = column("finish_reason") != "error"
-    is_sample = (column("trial") == 2) & sound & (column("reflection_finish_reason") != "error")
-    is_sample &= (~is_correct[starts] & sound[starts])[row_of]
     n_samples = np.bincount(row_of[is_sample], minlength=batch.num_rows)
-    sampled = pa.array(np.flatnonzero(is_sample))
+    sampled = np.flatnonzero(is_sample)
     reflected = np.flatnonzero(n_samples)  # rows that have samples
-    reflections = trials.field("reflections").flatten()  # one a trial, except for the first
-    reflection_of = np.cumsum(column("trial") > 1) - 1
 
     def per_row(values: np.ndarray) -> np.ndarray:
         return np.bincount(row_of[is_sample], weights=values, minlength=batch.num_rows)
@@ -122,18 +113,17 @@ def statistics_of(batch: pa.RecordBatch, tokenizer: Tokenizer) -> Statistics:
         spread[rows] = values
         return spread * n_samples
 
-    reasoning = trials.field("reasoning")
-    reflection_texts = reflections.take(pa.array(reflection_of[is_sample]))
+    reasoning = flat.trials.field("reasoning")
     sums = {
         "n_questions": np.ones(batch.num_rows),
         "n_solved": is_correct[starts],
         "n_samples": n_samples,
         "n_corrected": per_row(is_correct[is_sample]),
         "n_unparsed": per_row((column("status") == "unparsed")[is_sample]),
-        "question_tokens": per_sample(reflected, tokenizer.count(batch.column("question").take(pa.array(reflected)))),
-        "tokens_t1": per_sample(reflected, tokenizer.count(reasoning.take(pa.array(starts[reflected])))),
-        "reflection_tokens": per_row(tokenizer.count(reflection_texts)),
-        "tokens_t2": per_row(tokenizer.count(reasoning.take(sampled))),
+        "question_tokens": per_sample(reflected, unit.count(batch.column("question").take(pa.array(reflected)))),
+        "tokens_t1": per_sample(reflected, unit.count(reasoning.take(pa.array(starts[reflected])))),
+        "reflection_tokens": per_row(unit.count(flat.reflections(sampled))),
+        "tokens_t2": per_row(unit.count(reasoning.take(pa.array(sampled)))),
         "engine_tokens_t1": column("n_completion_tokens")[starts] * n_samples,
         "engine_reflection_tokens": per_row(column("n_reflection_tokens")[is_sample]),
         "engine_tokens_t2": per_row(column("n_completion_tokens")[is_sample]),
@@ -157,7 +147,7 @@ OUTPUT_FIELDS = (
 )
 
 
-def dataset_statistics(folder: str | Path, tokenizer: Tokenizer | None = None) -> Statistics:
+def dataset_statistics(folder: str | Path, unit: LengthUnit | None = None) -> Statistics:
     """The statistics of a built dataset, from its raw Parquet files.
 
     Raises:
@@ -171,7 +161,7 @@ def dataset_statistics(folder: str | Path, tokenizer: Tokenizer | None = None) -
     for file in files:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=4096, columns=columns, use_threads=False):
-                statistics = add(statistics, statistics_of(batch, tokenizer or WORDS))
+                statistics = add(statistics, statistics_of(batch, unit or WORDS))
     return statistics
 
 
@@ -186,16 +176,16 @@ def row_counts(folder: str | Path) -> dict[str, dict[str, int]]:
     return counts
 
 
-def table(statistics: Statistics, counts: Mapping[str, Mapping[str, int]]) -> list[list[str]]:
-    """Head and body of the table, one row a task and a last one in total; `counts` as from `row_counts`."""
-    head = ["Task", "Questions", "Acc@t1", "Samples", "Corrected", "Question", "Trial 1", "Reflection", "Trial 2"]
-    rows = [[*head, "D+", "D±", "Dpref"]]
+def table(statistics: Statistics, counts: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the table, one row a task and a last one in total; `counts` as from `row_counts`."""
+    columns = ["Task", "Questions", "Acc@t1", "Samples", "Corrected", "Question", "Trial 1", "Reflection", "Trial 2"]
+    rows = []
     for task, entry in sorted(statistics.items()):
         rows.append(_table_row(task or "(none)", entry, [by_task.get(task, 0) for by_task in counts.values()]))
     if len(statistics) != 1:
         totals = [sum(by_task.values()) for by_task in counts.values()]
         rows.append(_table_row("**Total**", in_total(statistics), totals))
-    return rows
+    return [*columns, "D+", "D±", "Dpref"], rows
 
 
 def _table_row(task: str, entry: TaskStatistics, n_rows: Sequence[int]) -> list[str]:
@@ -211,27 +201,13 @@ def _table_row(task: str, entry: TaskStatistics, n_rows: Sequence[int]) -> list[
     ]
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns: first column to the left, the others to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    rule = [f"{'-' * max(w, 3)}{':' if i else ''}"[-max(w, 3) :] for i, w in enumerate(widths)]
-
-    def line(cells: Iterable[str]) -> str:
-        padded = (
-            c.rjust(max(w, 3)) if i else c.ljust(max(w, 3)) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        )
-        return f"| {' | '.join(padded)} |"
-
-    return "\n".join([line(rows[0]), line(rule), *map(line, rows[1:])])
-
-
-def stats_table(folder: str | Path, tokenizer: Tokenizer | None = None) -> str:
+def stats_table(folder: str | Path, unit: LengthUnit | None = None) -> str:
     """The table of a built dataset as text, with the tokenizer that its lengths are counted with."""
-    rows = table(dataset_statistics(folder, tokenizer), row_counts(folder))
-    return f"{markdown_table(rows)}\n\nLengths: means over the samples, in {(tokenizer or WORDS).description}.\n"
+    columns, rows = table(dataset_statistics(folder, unit), row_counts(folder))
+    return f"{markdown_table(columns, rows)}\n\nLengths: means over the samples, in {(unit or WORDS).description}.\n"
 
 
-def load_tokenizer(name_or_folder: str) -> Tokenizer:
+def load_length_unit(name_or_folder: str) -> LengthUnit:
     """A Hugging Face tokenizer as the unit of length: a Hub id, or a folder with a tokenizer.json.
 
     Raises:
@@ -259,7 +235,7 @@ def load_tokenizer(name_or_folder: str) -> Tokenizer:
         encodings = tokenizer.encode_batch_fast(texts.to_pylist(), add_special_tokens=False)
         return np.fromiter(map(len, encodings), np.int64, len(texts))
 
-    return Tokenizer(
+    return LengthUnit(
         f"tokens of the tokenizer {Path(name_or_folder).name if path.is_file() else name_or_folder}", count
     )
 
@@ -297,7 +273,7 @@ def count_words(texts: pa.StringArray) -> np.ndarray:
     return np.diff(n_before)
 
 
-WORDS = Tokenizer("words and punctuation marks", count_words)
+WORDS = LengthUnit("words and punctuation marks", count_words)
 
 
 def _percent(rate: float | None) -> str:

@@ -8,14 +8,11 @@ whole or not at all: the build goes on beside it and is moved into place at the 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
-import shutil
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,49 +21,27 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .builder import SPLITS, Curation, CurationCounts, curated_batches
-from .card import FIXED, Overlap, Source, SplitSize, card_metadata, column_notes, configs_shown, run_lines
-from .errors import InputError
-from .hub.cards import CARD, merge_cards, new_card, render
-from .near_duplicates import METHOD
-from .rollouts.records import Run, arrow_schema, open_run
-from .schema import CONFIGS
-from .sources.decontaminate import TestQuestions, overlap
-from .stats import (
-    WORDS,
-    Statistics,
-    TaskStatistics,
-    Tokenizer,
-    add,
-    in_total,
-    markdown_table,
-    row_counts,
-    statistics_of,
-    table,
+from ..console import markdown_table
+from ..curation.batches import Curation, CurationCounts, curated_batches
+from ..curation.near_duplicates import METHOD
+from ..curation.splits import SPLITS
+from ..errors import InputError
+from ..hub.cards import CARD, merge_cards, new_card, render
+from ..rollouts.records import JudgedRun, arrow_schema, open_run
+from ..schema import CONFIGS
+from ..sources.decontaminate import TestQuestions, overlap
+from .card import (
+    FIXED,
+    DecontaminationResult,
+    SourceCount,
+    SplitSize,
+    card_metadata,
+    column_notes,
+    configs_shown,
+    run_lines,
 )
-
-
-BUILD = "build.json"
-KIND = "reflectevo-dataset"
-ROW_GROUP_BYTES = 12 << 20
-# Columns whose values repeat. The others are long texts: a dictionary of them is built, found too large and thrown away.
-_REPEATING = {"task", "source", "answer", "answer_type", "generator", "reflector", "corrector", "license", "judge"}
-_REPEATING |= {"instruction", "instruction_rejected", "instruction.list.element", "seed", "test_setup_code"}
-_REPEATING |= {
-    f"output.list.element.{name}"
-    for name in (
-        "trial",
-        "generated_answer",
-        "error",
-        "reasoning_source",
-        "reflection_source",
-        "instruction",
-        "status",
-        "f1",
-        "finish_reason",
-        "reflection_finish_reason",
-    )
-}
+from .statistics import WORDS, LengthUnit, Statistics, TaskStatistics, add, in_total, row_counts, statistics_of, table
+from .write import BUILD, KIND, SplitWriter, replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +64,10 @@ class BuildReport:
     counts: CurationCounts
     statistics: Statistics
     tokenizer: str
-    sources: tuple[Source, ...]
+    sources: tuple[SourceCount, ...]
     n_ranked: int
     n_undecided: int
-    decontamination: tuple[Overlap, ...]
+    decontamination: tuple[DecontaminationResult, ...]
     runs: tuple[tuple[str, ...], ...]
 
     def table(self) -> list[tuple[str, str]]:
@@ -123,7 +98,7 @@ def build_dataset(
     output: str | Path,
     *,
     curation: Curation | None = None,
-    tokenizer: Tokenizer = WORDS,
+    length_unit: LengthUnit = WORDS,
     evaluation: Mapping[str, TestQuestions | str] | None = None,
     max_shard_bytes: int = 500 << 20,
 ) -> BuildReport:
@@ -135,7 +110,7 @@ def build_dataset(
         runs: Run directories, judged or not; records that several have in common count once.
         output: The folder, named as the dataset is to be named.
         curation: What goes into the sets, and how the questions are split.
-        tokenizer: What the lengths on the card are counted with.
+        length_unit: What the lengths on the card are counted with.
         evaluation: Evaluation sets that the questions are compared with, for the card: an index of each, or why there
             is none.
         max_shard_bytes: A file that has grown to this size is followed by another.
@@ -146,8 +121,8 @@ def build_dataset(
     curation = curation or Curation()
     opened = [open_run(run) for run in runs]
     output = Path(os.path.abspath(output))
-    with _replacing(output) as folder:
-        sizes, counts, statistics, sources = _write_configs(opened, folder, curation, tokenizer, max_shard_bytes)
+    with replacing(output) as folder:
+        sizes, counts, statistics, sources = _write_configs(opened, folder, curation, length_unit, max_shard_bytes)
         report = BuildReport(
             name=output.name,
             sizes=sizes,
@@ -155,7 +130,7 @@ def build_dataset(
             curation=curation,
             counts=counts,
             statistics=statistics,
-            tokenizer=tokenizer.description,
+            tokenizer=length_unit.description,
             sources=sources,
             n_ranked=sum(len(rows) for run in opened for rows in run.preferences.values()),
             n_undecided=sum(run.n_undecided for run in opened),
@@ -186,8 +161,8 @@ def load_build(folder: str | Path) -> tuple[BuildReport, dict[str, Any]]:
                 "curation": Curation(**build["curation"]),
                 "counts": CurationCounts(**build["counts"]),
                 "statistics": {task: TaskStatistics(**counts) for task, counts in build["statistics"].items()},
-                "sources": tuple(Source(**source) for source in build["sources"]),
-                "decontamination": tuple(Overlap(**overlap) for overlap in build["decontamination"]),
+                "sources": tuple(SourceCount(**source) for source in build["sources"]),
+                "decontamination": tuple(DecontaminationResult(**overlap) for overlap in build["decontamination"]),
             }
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -203,19 +178,19 @@ def write_dataset_card(folder: str | Path) -> Path:
 
 
 def _write_configs(
-    runs: Sequence[Run], folder: Path, curation: Curation, tokenizer: Tokenizer, max_shard_bytes: int
-) -> tuple[dict[str, dict[str, SplitSize]], CurationCounts, Statistics, tuple[Source, ...]]:
+    runs: Sequence[JudgedRun], folder: Path, curation: Curation, unit: LengthUnit, max_shard_bytes: int
+) -> tuple[dict[str, dict[str, SplitSize]], CurationCounts, Statistics, tuple[SourceCount, ...]]:
     counts, statistics, sources = CurationCounts(), Statistics(), Counter[tuple[str, str]]()
     counting: deque[Future[Statistics]] = deque()
     with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as executor:
-        writers = {(c, s): _SplitWriter(folder / c, c, s, executor, max_shard_bytes) for c in CONFIGS for s in SPLITS}
+        writers = {(c, s): SplitWriter(folder / c, c, s, executor, max_shard_bytes) for c in CONFIGS for s in SPLITS}
         for tables, batch_counts in curated_batches(runs, curation, executor=executor):
             counts += batch_counts
             for (config, split), writer in writers.items():
                 writer.add(tables[config][split])
             for batch in tables["raw"].values():
                 sources += _sources_of(batch)
-                counting.append(executor.submit(statistics_of, batch, tokenizer))
+                counting.append(executor.submit(statistics_of, batch, unit))
             while len(counting) > 2 * len(SPLITS):
                 statistics = add(statistics, counting.popleft().result())
         for future in counting:
@@ -230,7 +205,7 @@ def _write_configs(
         if not sizes[config]:
             pq.ParquetWriter(folder / config / "train-00000-of-00001.parquet", arrow_schema(config)).close()
             sizes[config]["train"] = SplitSize(0, 0)
-    by_source = tuple(Source(name, license, n) for (name, license), n in sorted(sources.items()))
+    by_source = tuple(SourceCount(name, license, n) for (name, license), n in sorted(sources.items()))
     return sizes, counts, statistics, by_source
 
 
@@ -240,15 +215,15 @@ class _Question(NamedTuple):
     group: str
 
 
-def _overlaps(folder: Path, evaluation: Mapping[str, TestQuestions | str]) -> Iterator[Overlap]:
+def _overlaps(folder: Path, evaluation: Mapping[str, TestQuestions | str]) -> Iterator[DecontaminationResult]:
     """What the dataset's questions share with each evaluation set."""
     for against, index in evaluation.items():
         if isinstance(index, str):
-            yield Overlap(against, 0, None, index)
+            yield DecontaminationResult(against, 0, None, index)
             continue
         found = overlap(_questions(folder / "raw"), index)
         method = f"a run of {found.n} words in common, or the whole text, with one of {found.n_against:,} questions"
-        yield Overlap(against, found.n_problems, len(found.ids), method)
+        yield DecontaminationResult(against, found.n_problems, len(found.ids), method)
 
 
 def _questions(raw: Path) -> Iterator[_Question]:
@@ -281,7 +256,7 @@ def _describe(report: BuildReport, folder: Path, output: Path) -> None:
         name=report.name,
         configs=configs_shown(report.sizes),
         column_notes=column_notes(),
-        statistics=markdown_table(table(report.statistics, row_counts(folder))),
+        statistics=markdown_table(*table(report.statistics, row_counts(folder))),
         tokenizer=report.tokenizer,
         engine_lengths=total.engine_lengths(),
         n_unparsed=total.n_unparsed,
@@ -305,74 +280,6 @@ def _describe(report: BuildReport, folder: Path, output: Path) -> None:
     (folder / BUILD).write_bytes(orjson.dumps(build, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
-class _SplitWriter:
-    """Writes one split of one config, a row group at a time, on the executor's threads."""
-
-    def __init__(self, folder: Path, config: str, split: str, executor: Executor, max_shard_bytes: int) -> None:
-        folder.mkdir(exist_ok=True)
-        self._folder, self._split, self._executor = folder, split, executor
-        self._schema, self._max_shard_bytes = arrow_schema(config), max_shard_bytes
-        self._waiting: list[pa.RecordBatch] = []
-        self._waiting_bytes = 0
-        self._writing: Future[None] | None = None
-        self._sink: pa.NativeFile | None = None
-        self._writer: pq.ParquetWriter | None = None
-        self._n_rows = self._n_bytes = self._n_shards = 0
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        self._n_rows += batch.num_rows
-        self._n_bytes += batch.nbytes
-        if not batch.num_rows:
-            return
-        self._waiting.append(batch)
-        self._waiting_bytes += batch.nbytes
-        if self._waiting_bytes >= ROW_GROUP_BYTES:
-            self._flush()
-
-    def close(self) -> SplitSize | None:
-        """Writes what waits and gives the files their names; None when there is no row, and so no file."""
-        if self._waiting:
-            self._flush()
-        if self._writing:
-            self._writing.result()
-        self._close_shard()
-        for i in range(self._n_shards):
-            self._shard(i).rename(self._folder / f"{self._split}-{i:05d}-of-{self._n_shards:05d}.parquet")
-        return SplitSize(self._n_rows, self._n_bytes) if self._n_rows else None
-
-    def _flush(self) -> None:
-        if self._writing:
-            self._writing.result()
-        table = pa.Table.from_batches(self._waiting, self._schema)
-        self._waiting, self._waiting_bytes = [], 0
-        self._writing = self._executor.submit(self._write, table)
-
-    def _write(self, table: pa.Table) -> None:
-        if self._writer is None:
-            self._sink = pa.OSFile(str(self._shard(self._n_shards)), "wb")
-            repeating: Any = [name for name in _REPEATING if name.split(".")[0] in self._schema.names]
-            self._writer = pq.ParquetWriter(
-                self._sink,
-                self._schema,
-                compression="zstd",
-                use_dictionary=repeating,
-                write_statistics=repeating,  # the least and greatest of long texts, whole, would fill the footers
-            )
-            self._n_shards += 1
-        self._writer.write_table(table, row_group_size=table.num_rows)
-        if self._sink is not None and self._sink.tell() >= self._max_shard_bytes:
-            self._close_shard()
-
-    def _close_shard(self) -> None:
-        if self._writer is not None and self._sink is not None:
-            self._writer.close()
-            self._sink.close()
-        self._writer = self._sink = None
-
-    def _shard(self, i: int) -> Path:
-        return self._folder / f"{self._split}-{i:05d}.parquet"
-
-
 def _version(folder: Path) -> str:
     """`1.0.N`, N made from the content of the config's files: `load_dataset` takes its cache for current by it."""
     content = hashlib.sha256()
@@ -380,61 +287,3 @@ def _version(folder: Path) -> str:
         with path.open("rb") as file:
             content.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return f"1.0.{int.from_bytes(content.digest()[:6], 'big')}"
-
-
-@contextmanager
-def _replacing(output: Path) -> Iterator[Path]:
-    """A new folder beside `output` that takes its place when the block ends well."""
-    _refuse_foreign(output)
-    part = output.with_name(f".{output.name}.part")
-    previous = output.with_name(f".{output.name}.previous")
-    part.mkdir(parents=True, exist_ok=True)
-    lock = os.open(part, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{output}: another build is writing it. Wait for it or name another --output.") from None
-        if previous.exists() and not output.exists():  # killed between the two moves below
-            previous.rename(output)
-        _clear(part)  # of a build that was killed
-        try:
-            yield part
-            shutil.rmtree(previous, ignore_errors=True)
-            if output.exists():
-                output.rename(previous)
-            part.rename(output)
-            shutil.rmtree(previous, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
-
-
-def _clear(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-
-
-def _refuse_foreign(output: Path) -> None:
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise InputError(f"{output}: a file, expected a folder. Name another --output.")
-    entries = {entry.name for entry in output.iterdir()}
-    if not entries:
-        return
-    try:
-        ours = orjson.loads((output / BUILD).read_bytes()).get("kind") == KIND
-    except (OSError, orjson.JSONDecodeError, AttributeError):
-        ours = False
-    if not ours:
-        raise InputError(f"{output}: not empty and not a dataset built before (no {BUILD}). Name another --output.")
-    if foreign := sorted(entries - {*CONFIGS, CARD, BUILD}):
-        raise InputError(
-            f"{output}: also holds {', '.join(foreign[:3])}, which a build would remove. Move it or name another --output."
-        )

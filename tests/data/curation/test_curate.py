@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from reflectevo_data.curate import (
+from reflectevo_data.curation.curate import (
     ORIGINS,
     candidate_pairs,
     contrast_pairs,

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .hub.cards import public_name
-from .schema import COLUMNS, CONFIGS, features
+from ..curation.splits import SPLITS
+from ..hub.cards import public_name
+from ..schema import COLUMNS, CONFIGS, features
 
 
 # What describes the files has to be ours; the rest of the metadata a person may change.
@@ -45,7 +46,7 @@ class SplitSize:
 
 
 @dataclass(frozen=True, slots=True)
-class Overlap:
+class DecontaminationResult:
     """What a decontamination check found: questions of this dataset that overlap with an evaluation set.
 
     `n_overlapping` is None, and `method` says why, when the evaluation set could not be had.
@@ -58,7 +59,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceCount:
     """Where questions come from."""
 
     name: str
@@ -72,7 +73,7 @@ def card_metadata(
     sizes: Mapping[str, Mapping[str, SplitSize]],
     versions: Mapping[str, str],
     download_bytes: Mapping[str, int],
-    sources: Sequence[Source],
+    sources: Sequence[SourceCount],
 ) -> dict[str, Any]:
     """The card's YAML as a dict: `configs` with a version each, `dataset_info`, and what the Hub's search uses."""
     import datasets
@@ -114,8 +115,6 @@ def card_metadata(
 
 def configs_shown(sizes: Mapping[str, Mapping[str, SplitSize]]) -> list[dict[str, Any]]:
     """What the card says of each config."""
-    from .builder import SPLITS
-
     return [
         {
             "name": config,
@@ -184,7 +183,7 @@ def _keys_shown(keys: Sequence[str]) -> str:
     )
 
 
-def _hub_license(sources: Sequence[Source]) -> str | None:
+def _hub_license(sources: Sequence[SourceCount]) -> str | None:
     """The one licence of all sources under the Hub's key for it, `other` for several, None when none is stated."""
     licenses = {re.sub(r"[\s_]+", "-", source.license.strip().lower()) for source in sources}
     if licenses <= {""}:

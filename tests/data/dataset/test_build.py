@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 
-from reflectevo_data import publish
-from reflectevo_data.builder import Curation
+from reflectevo_data.curation.batches import Curation
+from reflectevo_data.dataset import build, write
+from reflectevo_data.dataset.build import build_dataset
+from reflectevo_data.dataset.statistics import LengthUnit, count_words, stats_table
 from reflectevo_data.errors import InputError
 from reflectevo_data.hub.cards import BEGIN, END, public_name, render
-from reflectevo_data.publish import build_dataset
 from reflectevo_data.schema import COLUMNS, CONFIGS, features
 from reflectevo_data.sources.decontaminate import TestQuestions
-from reflectevo_data.stats import Tokenizer, count_words, stats_table
 from tests.data.random_runs import random_preferences, random_row, row, trial, write_run
 
 
@@ -109,7 +109,7 @@ def test_runs_without_records_build_an_empty_dataset(tmp_path):
 
 
 def test_files_are_sharded_zstd_without_the_library_s_metadata(tmp_path, run, monkeypatch):
-    monkeypatch.setattr(publish, "ROW_GROUP_BYTES", 1)  # a row group a run, for each run is a chunk
+    monkeypatch.setattr(write, "ROW_GROUP_BYTES", 1)  # a row group a run, for each run is a chunk
     second = random_run(tmp_path / "second", seed=1)
     records = second / "records.jsonl"
     records.write_bytes(records.read_bytes().replace(b'"seed":0', b'"seed":1'))
@@ -229,7 +229,7 @@ def test_an_interrupted_build_leaves_what_was_there(tmp_path, run, monkeypatch):
     records.write_bytes(records.read_bytes() + b'{"id": 3}\n')
     with pytest.raises(InputError, match=r"records\.jsonl:201"):
         build_dataset([run], tmp_path / NAME)
-    monkeypatch.setattr(publish, "_describe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(build, "_describe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         build_dataset([random_run(tmp_path / "good", n=5)], tmp_path / NAME)
     assert {path: path.read_bytes() for path in (tmp_path / NAME).rglob("*") if path.is_file()} == before
@@ -240,7 +240,7 @@ def test_a_killed_build_leaves_what_was_there_and_is_cleared_by_the_next(tmp_pat
     build_dataset([run], tmp_path / NAME)
     before = published(tmp_path / NAME)
     dies = (
-        "import os, signal, reflectevo_data.publish as p\n"
+        "import os, signal, reflectevo_data.dataset.build as p\n"
         "p._describe = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"p.build_dataset([{str(run)!r}], {str(tmp_path / NAME)!r})"
     )
@@ -259,14 +259,14 @@ def test_a_killed_build_leaves_what_was_there_and_is_cleared_by_the_next(tmp_pat
 
 def test_two_builds_of_one_folder_at_once_are_refused(tmp_path, run, monkeypatch):
     inside, go_on = threading.Event(), threading.Event()
-    describe = publish._describe
+    describe = build._describe
 
     def slow(*arguments):
         inside.set()
         go_on.wait(30)
         describe(*arguments)
 
-    monkeypatch.setattr(publish, "_describe", slow)
+    monkeypatch.setattr(build, "_describe", slow)
     first = threading.Thread(target=build_dataset, args=([run], tmp_path / NAME))
     first.start()
     assert inside.wait(30)
@@ -363,8 +363,8 @@ def test_words_are_counted_the_same_one_by_one_and_in_an_array():
 def test_lengths_can_be_counted_with_another_tokenizer(tmp_path, run):
     import numpy as np
 
-    characters = Tokenizer("characters", lambda texts: np.array([len(text) for text in texts.to_pylist()], int))
-    report = build_dataset([run], tmp_path / NAME, tokenizer=characters)
+    characters = LengthUnit("characters", lambda texts: np.array([len(text) for text in texts.to_pylist()], int))
+    report = build_dataset([run], tmp_path / NAME, length_unit=characters)
     assert "samples, in characters." in (tmp_path / NAME / "README.md").read_text()
     by_words = build_dataset([run], tmp_path / "words")
     assert report.statistics["Coding"].tokens_t1 > by_words.statistics["Coding"].tokens_t1

@@ -5,8 +5,7 @@ import pytest
 from reflectevo_data import Problem
 from reflectevo_data.completers.base import CompletionFailed
 from reflectevo_data.completers.scripted import ScriptedCompleter
-from reflectevo_data.errors import InputError
-from reflectevo_data.judge import (
+from reflectevo_data.curation.judge import (
     CandidatePair,
     ModelJudge,
     SelfJudge,
@@ -15,6 +14,7 @@ from reflectevo_data.judge import (
     parse_preference,
     preference_row,
 )
+from reflectevo_data.errors import InputError
 from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.rollouts.store import Preferences, RunDirectory, load_preferences, new_manifest
 from reflectevo_data.schema import Completion, Reflection, Rollout, SecondTrial, Trial, Verdict, raw_row

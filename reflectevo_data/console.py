@@ -1,16 +1,21 @@
-"""What a person sees of long work: a progress bar with rate and ETA, and a table at the end."""
+"""What a person reads of a command: a line, a progress bar with rate and ETA, a table at the end."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+def say(line: str, *, program: str = "reflectevo-data") -> None:
+    """One line on standard error, marked as ours."""
+    print(f"{program}: {line}", file=sys.stderr)  # noqa: T201
 
 
 class Bar:
@@ -86,6 +91,28 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[obje
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""A Markdown table that is legible as it stands: the first column to the left and the others to the right.
+
+    >>> print(markdown_table(["run", "n"], [["a|b", "7"]]))
+    | run  |   n |
+    | ---- | --: |
+    | a\|b |   7 |
+    """
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (columns, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+
+    def line(texts: Sequence[str]) -> str:
+        padded = [
+            text.rjust(width) if i else text.ljust(width)
+            for i, (text, width) in enumerate(zip(texts, widths, strict=True))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
 
 
 def _looks_numeric(text: str) -> bool:

@@ -16,14 +16,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from .completers.base import Completer, Sampling
+from ..completers.base import Completer, Sampling
+from ..console import progress_bar
+from ..errors import InputError
+from ..prompts.templates import PromptSet
+from ..rollouts.loop import request_seed
+from ..rollouts.store import Preferences, load_rows
+from ..schema import Problem, Row, problem_of_row
 from .curate import candidate_pairs
-from .errors import InputError
-from .progress import progress_bar
-from .prompts.templates import PromptSet
-from .rollouts.loop import request_seed
-from .rollouts.store import Preferences, load_rows
-from .schema import Problem, Row, problem_of_row
 
 
 # Log-probabilities of the same text differ in the last digits with the batch they were computed in.

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from .schema import Row, stable_hash
+from ..schema import Row, stable_hash
 
 
 MAX_PAIRS = 4
@@ -195,7 +195,7 @@ def _by_outcome(row: Row, include_leaks: bool) -> tuple[list[int], list[int]]:
 
 
 def _row(config: str, row: Row, *, chosen: int, rejected: int | None = None, preference: Row | None = None) -> Row:
-    from .schema import COLUMNS
+    from ..schema import COLUMNS
 
     output = row["output"]
     parts: dict[str, Any] = {"row": row, "first": output[0], "chosen": output[chosen], "preference": preference}

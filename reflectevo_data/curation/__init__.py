@@ -1,0 +1,1 @@
+"""Which rows go into which set and split, and who ranks pairs of them."""
