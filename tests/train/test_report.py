@@ -189,7 +189,7 @@ def test_error_types_are_labelled_once_and_tabled(folders, tmp_path, monkeypatch
     assert len(completer.requests) == len(failed)
     text = (tmp_path / "out.md").read_text()
     readable = [r for r in failed if r["id"] != "q/00003"]
-    row = next(cells(line) for line in text.splitlines() if line.startswith("| calculation |"))
+    row = next(cells(line) for line in text.splitlines() if line.startswith("| calculation "))
     assert row[1].startswith(f"{len(readable)} (")
     corrected = sum(r["output"][1]["is_correct"] for r in readable)
     assert row[2].startswith(f"{100 * corrected / len(readable):.1f} % [")
