@@ -97,7 +97,7 @@ def generate(args: argparse.Namespace) -> int:
 def import_files(args: argparse.Namespace) -> int:
     """Reads the upstream files or dataset into a run directory."""
     from .console import print_table
-    from .importer import import_run
+    from .upstream.importer import import_run
     from .verifiers.pool import VerifierPool
 
     with VerifierPool(args.verifier_workers, allow_unsandboxed_code=args.allow_unsandboxed_code) as verifier:

@@ -153,7 +153,7 @@ def _f1(trial: Mapping[str, Any], answer: str, record: Mapping[str, Any]) -> flo
 
 
 def _answer_type(record: Mapping[str, Any], where: str) -> str:
-    from reflectevo_data.upstream import NotRecognisedError, attempts
+    from reflectevo_data.upstream.rows import NotRecognisedError, attempts
 
     try:
         return next(attempts(record)).answer_type
@@ -163,7 +163,7 @@ def _answer_type(record: Mapping[str, Any], where: str) -> str:
 
 def _judged(records: Iterable[tuple[str, Any]]) -> Iterator[Row]:
     """D+ rows: each a failed trial and a second one, both verified anew."""
-    from reflectevo_data.upstream import NotRecognisedError, attempts
+    from reflectevo_data.upstream.rows import NotRecognisedError, attempts
     from reflectevo_data.verifiers.pool import VerifierPool
 
     found = []

@@ -122,8 +122,6 @@ class TransformersEngine:
                     work.cancelled = True
             raise
 
-    # -------------------------------------------------------------------------------------------------- in the thread
-
     def _run(self) -> None:
         try:
             while self._take():

@@ -13,7 +13,7 @@ from reflectevo_data.schema import Problem, Verdict
 from reflectevo_data.verifiers.leaks import leaks_answer
 from reflectevo_data.verifiers.math_answers import NO_ALGEBRA, NeedsAlgebra, same_answer
 from reflectevo_data.verifiers.verdicts import judge_in_place
-from tests import import_fuzz
+from tests.data.upstream import import_fuzz
 
 
 PROBLEMS = (

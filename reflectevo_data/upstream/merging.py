@@ -15,10 +15,10 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 import orjson
 
+from ..schema import Problem
+from ..sources.table import SOURCES
 from .repair import cut_verdict
-from .schema import Problem
-from .sources.table import SOURCES
-from .upstream import Attempt, Stored
+from .rows import Attempt, Stored
 
 
 class Merged(NamedTuple):

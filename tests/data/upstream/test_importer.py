@@ -14,12 +14,12 @@ from hypothesis import given, settings
 
 from reflectevo_data.curation.curate import dplus_rows, dpm_rows, dpref_rows
 from reflectevo_data.errors import InputError
-from reflectevo_data.importer import ImportReport, import_records, import_run
-from reflectevo_data.repair import cut_prompt, cut_stated_gold, cut_verdict, repair_text
 from reflectevo_data.rollouts.records import fault_of
 from reflectevo_data.rollouts.store import load_preferences, load_rows
+from reflectevo_data.upstream.importer import ImportReport, import_records, import_run
+from reflectevo_data.upstream.repair import cut_prompt, cut_stated_gold, cut_verdict, repair_text
 from reflectevo_data.verifiers.pool import VerifierPool
-from tests import import_fuzz
+from tests.data.upstream import import_fuzz
 from tests.hub import Hub
 from tests.reference import REFERENCE, needs_reference
 
@@ -428,7 +428,7 @@ def test_the_upstream_examples():
 
 CLIENT = """
 import json, sys
-from reflectevo_data.importer import ImportReport, import_records
+from reflectevo_data.upstream.importer import ImportReport, import_records
 from reflectevo_data.errors import InputError
 report = ImportReport()
 try:

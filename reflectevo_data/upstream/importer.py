@@ -21,19 +21,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import InputError
+from ..errors import InputError
+from ..parsing.trial import parse_trial
+from ..schema import Problem, Row, Verdict
+from ..sources.reading import read_records
+from ..sources.table import SOURCES
+from ..verifiers.leaks import leaks_answer
 from .merging import Merged, merge, spread
-from .parsing.trial import parse_trial
 from .repair import cut_prompt, cut_stated_gold, cut_verdict, repair_text
-from .schema import Problem, Row, Verdict
-from .sources.reading import read_records
-from .sources.table import SOURCES
-from .upstream import Attempt, NotRecognisedError, Stored, attempts
-from .verifiers.leaks import leaks_answer
+from .rows import Attempt, NotRecognisedError, Stored, attempts
 
 
 if TYPE_CHECKING:
-    from .verifiers.pool import VerifierPool
+    from ..verifiers.pool import VerifierPool
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def import_run(
     Raises:
         InputError: Nothing can be read, no row is recognised, or the directory is of another run.
     """
-    from .rollouts.store import Preferences, RunDirectory, new_manifest
+    from ..rollouts.store import Preferences, RunDirectory, new_manifest
 
     report = ImportReport()
     names = [name if _is_hub_id(name) else Path(name).name for name in sources]
@@ -278,9 +278,6 @@ def _source_of(name: str) -> str:
     if "bigbenchfree" in words or "bigbench-free" in name.lower() or "bigbench_free" in name.lower():
         return "bigbench-free"
     return next((word for word in words if word in SOURCES or word == "bigbench"), "")
-
-
-# -------------------------------------------------------------------------------------------------- labels and records
 
 
 def _records(batch: Sequence[Merged], verifier: VerifierPool | None, report: ImportReport) -> Iterator[Imported]:

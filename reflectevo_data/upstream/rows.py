@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .parsing.options import options_in
-from .schema import ANSWER_TYPES, AnswerType, stable_hash
-from .sources.files import infer_answer_type, last_boxed
+from ..parsing.options import options_in
+from ..schema import ANSWER_TYPES, AnswerType, stable_hash
+from ..sources.files import infer_answer_type, last_boxed
 
 
 # Ours -> what upstream calls it, in the order in which they are looked for.

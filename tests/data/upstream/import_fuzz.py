@@ -1,6 +1,6 @@
 """Arbitrary files for the importer: rows of upstream's shapes with anything in their fields, and broken JSON.
 
-`check(content)` is one trial; `tests/data/test_importer.py` runs some, `python -m tests.benchmarks.fuzz` many.
+`check(content)` is one trial; `tests/data/upstream/test_importer.py` runs some, `python -m tests.benchmarks.fuzz` many.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from reflectevo_data.errors import InputError
-from reflectevo_data.importer import ImportReport, import_records
 from reflectevo_data.rollouts.records import fault_of
+from reflectevo_data.upstream.importer import ImportReport, import_records
 
 
 _FIELDS = [
