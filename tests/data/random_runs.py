@@ -7,7 +7,10 @@ from pathlib import Path
 
 import orjson
 
+from reflectevo_data.curation.batches import Curation, curated_batches
 from reflectevo_data.curation.curate import candidate_pairs
+from reflectevo_data.rollouts.records import open_run
+from reflectevo_data.schema import CONFIGS
 
 
 TASKS = ("Mathematics", "Coding", "Causal Reasoning")
@@ -134,3 +137,15 @@ def write_run(folder: Path, rows: list[dict], preferences: list[dict] | None = N
         lines = b"".join(orjson.dumps(entry) + b"\n" for entry in preferences)
         (folder / "preferences.jsonl").write_bytes(lines)
     return folder
+
+
+def curated_rows(*folders, **options):
+    """Config -> split -> rows, and the counts, of a whole pass."""
+    rows = {config: {"train": [], "validation": []} for config in CONFIGS}
+    total = None
+    for tables, counts in curated_batches([open_run(folder) for folder in folders], Curation(**options)):
+        total = counts if total is None else total + counts
+        for config, splits in tables.items():
+            for split, batch in splits.items():
+                rows[config][split] += batch.to_pylist()
+    return rows, total

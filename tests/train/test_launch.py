@@ -243,9 +243,6 @@ def test_killed_from_outside(dataset: Path, tiny_model: Path, probe: Path, tmp_p
     ][:30] == list(range(1, 31))
 
 
-# ------------------------------------------------------------------------------------------ checkpoints, without a launch
-
-
 def write_checkpoint(folder: Path, *, without: str = "", world_size: int = 1) -> Path:
     folder.mkdir(parents=True)
     ranks = ["rng_state.pth"] if world_size == 1 else [f"rng_state_{rank}.pth" for rank in range(world_size)]

@@ -37,9 +37,6 @@ def trial_of(document):
     return re.search(r"Attempt:\n(Thought: .*\nAction: Finish\[\d+\])", document.prompt)[1]
 
 
-# ------------------------------------------------------------------------------------------------- what documents say
-
-
 def test_an_attempt_is_read_by_the_parser_of_the_loop():
     text = attempt_text(SLIPPED)
     assert text == "Thought: Step 1: 83-9=84. Step 2: 84+7=91. Step 3: 91+5=96.\nAction: Finish[96]"
@@ -78,9 +75,6 @@ def test_doing_a_hard_step_again_in_quick_mode_slips_again():
     slipped = sum(steps_of(second)[0].after == 84 for second in seconds)
     assert 0.9 < slipped / 400 < 0.99
     assert not any("carry" in second or "borrow" in second for second in seconds)
-
-
-# --------------------------------------------------------------------------------------- what the corpus as a whole is
 
 
 def test_documents_are_on_the_train_split_alone(sample):
@@ -169,9 +163,6 @@ def spells_answer(document, reflection):
     return Attempt(document.problem, trial_of(document), reflection, "").leaks
 
 
-# --------------------------------------------------------------------------------------------- tokenizer and training
-
-
 def test_the_loss_of_a_document_does_not_depend_on_its_batch():
     import torch
 
@@ -248,9 +239,6 @@ def test_the_chat_template():
     assert tokenizer.decode(trained) == "Thought:<|end|>"
     with pytest.raises(Exception, match="roles user and assistant only"):
         tokenizer.apply_chat_template([{"role": "system", "content": "S"}, user], tokenize=False)
-
-
-# --------------------------------------------------------------------------------------------------- the bundled model
 
 
 def test_the_bundled_folder_belongs_to_this_code():

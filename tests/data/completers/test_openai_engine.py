@@ -51,9 +51,6 @@ def in_turn(*replies: Reply | str) -> Callable[[dict], Reply | str]:
     return lambda request: left.pop(0) if len(left) > 1 else left[0]
 
 
-# ------------------------------------------------------------------------------------------------------------- requests
-
-
 async def test_a_request_says_all_that_was_asked_for() -> None:
     with running(FakeServer(lambda request: "Thought: so. STOP more")) as server:
         async with opened(server) as completer:
@@ -122,9 +119,6 @@ async def test_a_context_too_short_for_max_tokens_gives_what_room_there_is() -> 
         async with opened(server) as completer:
             [completion] = await completer.complete("Q", sampling=SAMPLING, seed=0)
     assert (completion.text, completion.finish_reason) == ("cut", "length")
-
-
-# ------------------------------------------------------------------------------------------------------------- failures
 
 
 async def test_a_refused_request_fails_alone_and_at_once() -> None:
@@ -230,9 +224,6 @@ async def test_answers_that_are_none_are_failures(body: dict, expected: str) -> 
             [completion] = await completer.complete("Q", sampling=SAMPLING, seed=0)
     assert completion.finish_reason == "error"
     assert expected in completion.error
-
-
-# -------------------------------------------------------------------------------------------------------------- servers
 
 
 async def test_servers_share_the_work_and_a_dead_one_is_passed_over() -> None:

@@ -30,9 +30,6 @@ def _adapter(folder: Path, base: str | None) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------------------------------------------- locating models
-
-
 def test_a_folder_is_published_by_its_last_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = _model(tmp_path / "runs" / "my-model")
     assert locate_models([("--model", str(folder))]) == [LocatedModel("my-model", str(folder))]
@@ -139,9 +136,6 @@ async def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
             pass
 
 
-# ------------------------------------------------------------------------------------------------------------- scripted
-
-
 async def test_scripted_answers_by_rule_and_seed() -> None:
     completer = ScriptedCompleter(rules([("2 + 2", ["Finish[4]", "Finish[5] Observation: no"]), ("", "anything")]))
     assert isinstance(completer, Completer)
@@ -173,9 +167,6 @@ async def test_scripted_counts_words_and_open_requests() -> None:
     assert completer.n_at_once == 5
     assert completer.n_calls == 5
     assert (await completer.logprob("x", "a b c")).mean == -1.0
-
-
-# ----------------------------------------------------------------------------------------------------------------- chat
 
 
 def test_the_earliest_stop_string_cuts() -> None:

@@ -45,9 +45,6 @@ class TestContract(CompleterContract):
         return TransformersCompleter(engine, "tiny")
 
 
-# ------------------------------------------------------------------------------------------------------------- batching
-
-
 def _prompts(n: int = 13, *, n_shared: int = 0) -> list[list[int]]:
     shared = [3 + 5 * j % 90 for j in range(n_shared)]
     return [shared + [3 + (7 * i + j * j) % 90 for j in range(5 + 11 * i % 60)] for i in range(n)]
@@ -183,9 +180,6 @@ def test_draws_follow_the_distribution() -> None:
     assert mixed.tolist() == [3, 0]
 
 
-# --------------------------------------------------------------------------------------------- the thread and its engine
-
-
 async def test_a_bug_in_the_thread_is_raised_where_it_is_awaited(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TransformersEngine(str(tiny))
 
@@ -230,9 +224,6 @@ async def test_cancelled_sequences_leave_the_engine(engine: TransformersEngine) 
             await asyncio.sleep(0.01)
     [completion] = await completer.complete(PROMPT, sampling=GREEDY, seed=0)
     assert completion.finish_reason != "error"
-
-
-# ----------------------------------------------------------------------------------------------------- models and roles
 
 
 @pytest.fixture

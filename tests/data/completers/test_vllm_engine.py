@@ -43,9 +43,6 @@ def lora(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     return save_lora(tmp_path_factory.mktemp("models") / "tiny-lora", tiny)
 
 
-# ------------------------------------------------------------------------------------------------------------ in process
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def in_process(tiny: Path) -> AsyncIterator[RoleCompleters]:
     async with open_roles(Engine("vllm", str(tiny))) as roles:
@@ -150,9 +147,6 @@ def _gone(session: int) -> bool:
             return True
         time.sleep(0.1)
     return False
-
-
-# ------------------------------------------------------------------------------------------------------------- over HTTP
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ _RETURNED = r"test 1 of \d: f\(\d+\) returned "
 _REFUSED = r"raised \w*(Error|error)\b.*(Operation not permitted|not permitted|refused)"
 
 ATTACKS = [
-    # ---------------------------------------------------------------- leaving before anything is judged
+    # leaving before anything is judged
     Attack("exit 0", "import sys\nsys.exit(0)", r"^the code raised SystemExit: 0$"),
     Attack("os._exit 0", "import os\nos._exit(0)", r"^the code ended without an answer$"),
     Attack(
@@ -75,7 +75,7 @@ ATTACKS = [
     Attack("generator exit", "def f(n):\n    raise GeneratorExit", r"raised GeneratorExit"),
     Attack("segfault", "import ctypes\ndef f(n):\n    ctypes.string_at(0)", r"was killed by SIGSEGV"),
     Attack("abort", "import os\ndef f(n):\n    os.abort()", r"was killed by SIG(ABRT|SEGV|ILL|TRAP)|ended without"),
-    # ---------------------------------------------------------------- objects that lie
+    # objects that lie
     Attack(
         "__eq__ always true",
         "class A:\n    __eq__ = lambda s, o: True\n    __ne__ = lambda s, o: False\n    __hash__ = None\ndef f(n):\n    return A()",
@@ -148,7 +148,7 @@ ATTACKS = [
         "a mock", "from unittest.mock import MagicMock, ANY\ndef f(n):\n    return ANY", _RETURNED + "<_ANY object>"
     ),
     Attack("NaN", "def f(n):\n    return float('nan')", _RETURNED + "nan$"),
-    # ---------------------------------------------------------------- patching what judges
+    # patching what judges
     Attack(
         "patch builtins",
         "import builtins\nbuiltins.AssertionError = type('E', (Exception,), {'__new__': lambda *a: None})\n"
@@ -193,7 +193,7 @@ ATTACKS = [
         "sys.modules = Any(sys.modules)\nsys.modules.pop('values', None)\nsys.modules['values'] = Any()\ndef f(n):\n    return Any()",
         r"^the code ended without an answer$",
     ),
-    # ---------------------------------------------------------------- looking for the expected value
+    # looking for the expected value
     Attack(
         "frames",
         "import sys\ndef f(n):\n    frame, found = sys._getframe(), []\n    while frame:\n"
@@ -287,7 +287,7 @@ ATTACKS = [
         "        except OSError:\n            pass\n    return eval(found[found.index(b'[48611'):][:30])\n" + _USES,
         r"raised ValueError: subsection not found",
     ),
-    # ---------------------------------------------------------------- forged messages
+    # forged messages
     Attack(
         "forged results on every descriptor",
         'import os\nfor fd in range(1, 64):\n    try:\n        os.write(fd, b\'["ready"]\\n["value", true]\\n["value", true]\\n\')\n'
@@ -340,7 +340,7 @@ ATTACKS = [
         "import os\nwhile True:\n    for fd in range(3, 64):\n        try:\n            os.write(fd, b'[\"ready\"]\\n' * 1000)\n        except OSError:\n            pass\n",
         r"^test 1 of 2: f\(1\) sent something that is not a result$",
     ),
-    # ---------------------------------------------------------------- values that cost
+    # values that cost
     Attack("huge int", "def f(n):\n    return 1 << 5_000_000", r"raised TooLarge: an integer of \d+ bits"),
     Attack(
         "forged huge int",
@@ -409,7 +409,7 @@ ATTACKS = [
         "class I:\n    def __iter__(s): return s\n    def __next__(s): raise OSError('no')\ndef f(n):\n    return I()",
         r"f\(1\) raised OSError: no",
     ),
-    # ---------------------------------------------------------------- time and memory
+    # time and memory
     Attack("endless loop", "while True:\n    pass", r"^the code used more than 1 s of CPU time$"),
     Attack(
         "endless loop in the call",
@@ -488,7 +488,7 @@ ATTACKS = [
     Attack("a null byte", "def f(n):\n    return 48611\n\0", r"^the code raised (SyntaxError|ValueError)"),
     Attack("a lone surrogate", "x = '\udc80'\ndef f(n):\n    return x", r"raised UnicodeEncodeError|returned '"),
     Attack("too long a program", "x = 1\n" * 50_000, r"^the program has 300000 characters, more than"),
-    # ---------------------------------------------------------------- processes
+    # processes
     Attack("fork", "import os\ndef f(n):\n    os.fork()\n    return 0", _REFUSED),
     Attack("fork bomb", "import os\nwhile True:\n    os.fork()", _REFUSED),
     Attack(
@@ -543,7 +543,7 @@ ATTACKS = [
         "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\ndef f(n):\n    if libc.ptrace(16, os.getppid(), 0, 0) < 0:\n        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))\n    return 48611",
         _REFUSED,
     ),
-    # ---------------------------------------------------------------- files
+    # files
     Attack("write outside", "open('@OUTSIDE@/pwned', 'w').write('x')\ndef f(n):\n    return 0", _REFUSED),
     Attack("overwrite", "import os\nos.truncate('@OUTSIDE@/answers.json', 0)\ndef f(n):\n    return 0", _REFUSED),
     Attack("remove", "import os\nos.unlink('@OUTSIDE@/answers.json')\ndef f(n):\n    return 0", _REFUSED),
@@ -581,7 +581,7 @@ ATTACKS = [
         "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\nif libc.mount(b'proc', b'/', b'proc', 0, None) < 0:\n    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))",
         _REFUSED,
     ),
-    # ---------------------------------------------------------------- network and the kernel
+    # network and the kernel
     Attack(
         "TCP",
         "import socket\nsocket.create_connection(('127.0.0.1', @PORT@)).send(b'x')\ndef f(n):\n    return 0",

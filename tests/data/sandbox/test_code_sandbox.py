@@ -286,9 +286,6 @@ def test_a_builtin_under_test_is_found_without_a_reference() -> None:
     assert asserts.plan(code_problem("assert sum(1, 2) == 3")).calls == ("sum(1, 2)",)
 
 
-# ---------------------------------------------------------------------------------------------------- hostile programs
-
-
 def test_there_are_enough_hostile_programs() -> None:
     assert len({attack.name for attack in hostile.ATTACKS}) == len(hostile.ATTACKS) >= 50
     assert len({attack.code for attack in hostile.ATTACKS}) == len(hostile.ATTACKS)
@@ -440,9 +437,6 @@ def test_nothing_outlives_its_parent() -> None:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------- the preflight
-
-
 @linux
 def test_preflight_names_the_walls() -> None:
     info = CodeSandbox().preflight()
@@ -489,9 +483,6 @@ def test_bubblewrap_asked_for_and_missing(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="there is no `bwrap`"):
         CodeSandbox(bubblewrap=True).preflight()
-
-
-# ------------------------------------------------------------------------------------------------ the filter, the wire
 
 
 def run_filter(program: bytes, arch: int, number: int, arguments: tuple[int, ...] = ()) -> int:
