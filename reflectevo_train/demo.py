@@ -189,7 +189,7 @@ def train(training: Training, dataset: Path, output: Path, *overrides: str, seed
         *("--model_name_or_path", start, "--seed", str(seed), "--disable_tqdm", str(not bars_are_shown())),
         *overrides,
     ]
-    from .configs import parse_arguments
+    from .training.arguments import parse_arguments
 
     if training.script == "sft":
         from trl import SFTConfig

@@ -15,30 +15,28 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
 from typing import Any
 
-from trl import DPOConfig, DPOTrainer, ModelConfig
-from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl import DPOConfig, ModelConfig
 
 from reflectevo_data.schema import Row
 
-from .checkpoints import resume_point
-from .collators import Tokenized, completion_ids, fit_prompt
-from .configs import ReflectionArguments
-from .loading import (
+from .training.arguments import ReflectionArguments
+from .training.checkpoints import resume_point
+from .training.collators import SharedPromptPreferences
+from .training.examples import dpo
+from .training.setup import (
     add_callbacks,
     finish,
-    load_rows,
     load_tokenizer,
+    load_training_rows,
     model_and_peft,
-    rows_that_fit,
     run,
     set_up_logging,
     take_push,
 )
-from .settings import dpo
-from .shared_prompts import prepare_sharing, question_sampler, tries_of_batch
+from .training.trainers import ReflectionDPOTrainer
+from .training.truncation import completion_ids, fit_prompt, rows_that_fit
 
 
 logger = logging.getLogger(__name__)
@@ -47,7 +45,7 @@ logger = logging.getLogger(__name__)
 def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args: ModelConfig) -> None:
     set_up_logging(training_args)
     push = take_push(training_args, model_args)
-    train_rows, eval_rows = load_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
+    train_rows, eval_rows = load_training_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
     tokenizer = load_tokenizer(model_args, trust_remote_code=training_args.trust_remote_code)
     train_pairs = preference_pairs(train_rows, tokenizer, training_args)
     eval_pairs = eval_rows and preference_pairs(eval_rows, tokenizer, training_args)
@@ -73,36 +71,6 @@ def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args:
     if "ref" in getattr(trainer.model, "peft_config", {}):  # the frozen copy of the adapter is not part of the result
         trainer.model.delete_adapter("ref")
     finish(trainer, script_args, training_args, model_args, push=push)
-
-
-class ReflectionDPOTrainer(DPOTrainer):
-    """TRL's trainer, with shared prompts and without a model card of its own."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        prepare_sharing(self)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """With shared prompts, pairs of one question one after the other."""
-        return question_sampler(self, train_dataset) or super()._get_train_sampler(train_dataset)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the card is made from measured numbers by `reflectevo-train push`, and TRL must not overwrite it."""
-
-
-@dataclass
-class SharedPromptPreferences(DataCollatorForPreference):
-    """TRL's batch, chosen sequences before rejected ones, and what `shared_prompts.read_prompts_once` takes."""
-
-    share_prompts: bool = True
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().torch_call(examples)
-        lengths = batch["attention_mask"].sum(1).tolist()
-        rows = zip(batch["input_ids"].tolist(), batch["completion_mask"].tolist(), lengths, strict=True)
-        sequences = [Tokenized(ids[:length], mask[:length]) for ids, mask, length in rows]
-        questions = [example["id"] for example in examples] * 2
-        return batch | tries_of_batch(sequences, questions, batch["input_ids"].shape[1], self.max_length)
 
 
 def preference_pairs(rows: Any, tokenizer: Any, training_args: DPOConfig) -> Any:

@@ -16,28 +16,28 @@ import sys
 from functools import cache, partial
 from typing import Any
 
-from trl import ModelConfig, SFTConfig, SFTTrainer
+from trl import ModelConfig, SFTConfig
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.schema import Row
 
-from .checkpoints import resume_point
-from .collators import ReflectionCollator, Tokenized, tokenize
-from .configs import ReflectionArguments
-from .loading import (
+from .training.arguments import ReflectionArguments
+from .training.checkpoints import resume_point
+from .training.collators import ReflectionCollator
+from .training.examples import Example, first_of_each_question, sft_example
+from .training.setup import (
     add_callbacks,
     finish,
-    load_rows,
     load_tokenizer,
+    load_training_rows,
     model_and_peft,
-    rows_that_fit,
     run,
     set_up_logging,
     take_push,
 )
-from .settings import Example, first_of_each_question, sft_example
-from .shared_prompts import prepare_sharing, question_sampler
+from .training.trainers import ReflectionSFTTrainer
+from .training.truncation import Tokenized, rows_that_fit, tokenize
 
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     set_up_logging(training_args)
     push = take_push(training_args, model_args)
-    train_rows, eval_rows = load_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
+    train_rows, eval_rows = load_training_rows(script_args, with_evaluation=training_args.eval_strategy != "no")
     if script_args.share_prompts:
         training_args.train_sampling_strategy = "random"  # of questions; lengths are evened out in each batch
     tokenizer = load_tokenizer(model_args, trust_remote_code=training_args.trust_remote_code)
@@ -102,38 +102,6 @@ def example_of(row: Row, *, setting: Any, prompts: str) -> Example:
 
 
 _prompts = cache(load_prompts)
-
-
-class ReflectionSFTTrainer(SFTTrainer):
-    """TRL's trainer, with shared prompts and a weight for each token's loss, and without a model card of its own."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        prepare_sharing(self)
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The mean loss over the trained tokens, each times its weight."""
-        inputs.pop("segment_ids", None)
-        weights = inputs.pop("loss_weights", None)
-        if weights is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-        def weighted(**model_inputs: Any) -> Any:
-            outputs = model(**model_inputs)
-            if outputs.log_probs is not None:  # (B, T - 1): the first token is predicted by none
-                outputs.log_probs = outputs.log_probs * weights[:, 1:]
-            return outputs
-
-        return super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)  # pyright: ignore[reportArgumentType]
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """With shared prompts, rows of one question one after the other."""
-        return question_sampler(self, train_dataset) or super()._get_train_sampler(train_dataset)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the card is made from measured numbers by `reflectevo-train push`, and TRL must not overwrite it."""
 
 
 def tokenized_rows(rows: Any, make_example: Any, tokenizer: Any, training_args: SFTConfig) -> Any:

@@ -28,9 +28,10 @@ from trl import SFTConfig
 
 from reflectevo_data.console import print_table
 from reflectevo_data.prompts.templates import load_prompts
-from reflectevo_train.collators import ReflectionCollator
-from reflectevo_train.settings import sft_example
-from reflectevo_train.sft import ReflectionSFTTrainer, tokenized_rows, with_lengths
+from reflectevo_train.sft import tokenized_rows, with_lengths
+from reflectevo_train.training.collators import ReflectionCollator
+from reflectevo_train.training.examples import sft_example
+from reflectevo_train.training.trainers import ReflectionSFTTrainer
 from tests.tiny import save_tokenizer
 
 

@@ -10,8 +10,8 @@ from trl import DPOConfig, SFTConfig
 
 import reflectevo_train
 from reflectevo_data.errors import InputError
-from reflectevo_train.configs import parse_arguments
-from reflectevo_train.loading import run
+from reflectevo_train.training.arguments import parse_arguments
+from reflectevo_train.training.setup import run
 
 
 RECIPES = Path(reflectevo_train.__file__).parent / "recipes"

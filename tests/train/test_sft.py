@@ -14,10 +14,11 @@ from trl import DPOConfig, SFTConfig
 
 from reflectevo_data.errors import InputError
 from reflectevo_train import sft
-from reflectevo_train.collators import ReflectionCollator
-from reflectevo_train.configs import parse_arguments
 from reflectevo_train.dpo import preference_pairs
-from reflectevo_train.sft import ReflectionSFTTrainer, example_of, tokenized_rows, with_lengths
+from reflectevo_train.sft import example_of, tokenized_rows, with_lengths
+from reflectevo_train.training.arguments import parse_arguments
+from reflectevo_train.training.collators import ReflectionCollator
+from reflectevo_train.training.trainers import ReflectionSFTTrainer
 
 
 def make_example(row: Any) -> Any:

@@ -15,18 +15,19 @@ are then put where the batch has them, so that a trainer's loss, masks and figur
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import wraps
 from itertools import groupby, takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch.utils.data import Sampler
+from transformers import PreTrainedModel
 
 from reflectevo_data.errors import InputError
 
-
-if TYPE_CHECKING:
-    from .collators import Tokenized
+from .truncation import Tokenized
 
 
 class Trie(NamedTuple):
@@ -46,7 +47,7 @@ class Trie(NamedTuple):
 def as_trie(sequences: Sequence[Tokenized]) -> Trie:
     """Sequences laid out as a trie; several, one after the other, where they begin differently.
 
-    >>> from reflectevo_train.collators import Tokenized
+    >>> from reflectevo_train.training.truncation import Tokenized
     >>> first = Tokenized([5, 6, 7, 8], [0, 0, 0, 1])  # the prompt 5 6 7
     >>> second = Tokenized([5, 6, 9, 8], [0, 0, 0, 1])
     >>> trie = as_trie([first, second])
@@ -153,31 +154,27 @@ def tries_of_batch(
     return {name: torch.tensor(values) for name, values in padded.items()} | {"trie_index": index}
 
 
-def read_prompts_once(model: Any, max_length: int | None) -> None:
-    """Have a causal language model run on the tries of a batch that has them, by hooks on its backbone.
+def read_prompts_once(model: PreTrainedModel, max_length: int | None) -> None:
+    """Have a causal language model run on the tries of a batch that has them: its backbone's `forward` takes them.
 
     Raises:
         InputError: Its attention does not take the mask of tries.
     """
     check_attention(model.config, max_length)
-    backbone = (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
-    index: list[torch.Tensor] = []
+    backbone = (model.get_base_model() if isinstance(model, PeftModel) else model).base_model
+    forward_apart = backbone.forward
 
-    def before(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        if "trie_index" not in kwargs:
-            return None
-        index.append(kwargs.pop("trie_index"))
+    @wraps(forward_apart)
+    def forward(*args: Any, trie_index: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        if trie_index is None:
+            return forward_apart(*args, **kwargs)
         tries = {name: kwargs.pop(f"trie_{name}") for name in ("input_ids", "position_ids", "ends")}
-        bias = attention_bias(tries.pop("ends"), module.dtype)
-        return args, kwargs | tries | {"attention_mask": bias}
-
-    def after(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        if index:
-            output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[index.pop()]
+        bias = attention_bias(tries.pop("ends"), backbone.dtype)
+        output = forward_apart(*args, **kwargs | tries | {"attention_mask": bias})
+        output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[trie_index]
         return output
 
-    backbone.register_forward_pre_hook(before, with_kwargs=True)
-    backbone.register_forward_hook(after, with_kwargs=True)
+    backbone.forward = forward
 
 
 def check_attention(config: Any, max_length: int | None) -> None:

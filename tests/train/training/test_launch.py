@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import reflectevo_train
 from reflectevo_data.errors import InputError
-from reflectevo_train.checkpoints import is_whole, newest_whole_checkpoint, resume_point
+from reflectevo_train.training.checkpoints import is_whole, newest_whole_checkpoint, resume_point
 from tests.reference import ROOT
 
 

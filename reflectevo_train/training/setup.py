@@ -18,10 +18,9 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from reflectevo_data.errors import InputError
 from reflectevo_data.models import miniature_path
 
-from .collators import length_report
-from .configs import ReflectionArguments
-from .push import push_trained
-from .training_record import record_training
+from ..push import push_trained
+from ..training_record import record_training
+from .arguments import ReflectionArguments
 
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 def run(main: Callable[[Any, Any, Any], None], config_class: type) -> int:
     """Parses the command line and runs a script's `main`; what the user can mend is one line and exit code 2."""
-    from .configs import parse_arguments
+    from .arguments import parse_arguments
 
     try:
         main(*parse_arguments(config_class))
@@ -48,7 +47,7 @@ def set_up_logging(training_args: Any) -> None:
     transformers.utils.logging.enable_explicit_format()
 
 
-def load_rows(script_args: ReflectionArguments, *, with_evaluation: bool) -> tuple[Any, Any]:
+def load_training_rows(script_args: ReflectionArguments, *, with_evaluation: bool) -> tuple[Any, Any]:
     """Training rows, and evaluation rows or None.
 
     Raises:
@@ -73,20 +72,6 @@ def load_rows(script_args: ReflectionArguments, *, with_evaluation: bool) -> tup
                 f"{name} ({config}): its split {split} has no rows. Generate more, or set eval_strategy: 'no'."
             )
     return loaded[splits[0]], loaded[splits[1]] if with_evaluation else None
-
-
-def rows_that_fit(rows: Any, column: str, max_length: int | None) -> Any:
-    """The rows whose `column` is not empty; the others, and those with a `cut`, are logged.
-
-    Raises:
-        InputError: None is left.
-    """
-    dropped = [row_id for row_id, content in zip(rows["id"], rows[column], strict=True) if not content]
-    if report := length_report(sum(cut > 0 for cut in rows["cut"]), dropped, max_length):
-        logger.warning(report)
-    if len(dropped) == len(rows):
-        raise InputError(f"max_length: no row fits into {max_length} tokens. Raise it.")
-    return rows.filter(lambda content: bool(content), input_columns=[column]) if dropped else rows
 
 
 def load_tokenizer(model_args: ModelConfig, *, trust_remote_code: bool = False) -> Any:

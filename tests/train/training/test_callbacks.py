@@ -21,8 +21,8 @@ from reflectevo_data.completers.chat import chat_ids, chat_text
 from reflectevo_data.completers.live import LiveCompleter, undisturbed
 from reflectevo_data.schema import Problem
 from reflectevo_train import sft
-from reflectevo_train.callbacks import ReflectionEvalCallback, SampleTableCallback, sample_rows
-from reflectevo_train.configs import parse_arguments
+from reflectevo_train.training.arguments import parse_arguments
+from reflectevo_train.training.callbacks import ReflectionEvalCallback, SampleTableCallback, sample_rows
 from reflectevo_train.training_record import load_record
 
 
@@ -251,7 +251,7 @@ def fsdp_process(rank: int, folder: str, model_folder: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    from reflectevo_train.callbacks import unsharded
+    from reflectevo_train.training.callbacks import unsharded
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "OMP_NUM_THREADS": "1"}
     init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)

@@ -18,11 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, SFTConfig
 
 from reflectevo_data.errors import InputError
-from reflectevo_train.collators import ReflectionCollator, Tokenized
-from reflectevo_train.dpo import ReflectionDPOTrainer, SharedPromptPreferences
-from reflectevo_train.settings import Example
-from reflectevo_train.sft import ReflectionSFTTrainer
-from reflectevo_train.shared_prompts import (
+from reflectevo_train.training.collators import ReflectionCollator, SharedPromptPreferences
+from reflectevo_train.training.examples import Example
+from reflectevo_train.training.shared_prompts import (
     QuestionSampler,
     arrange,
     as_trie,
@@ -30,6 +28,8 @@ from reflectevo_train.shared_prompts import (
     check_attention,
     tries_of_batch,
 )
+from reflectevo_train.training.trainers import ReflectionDPOTrainer, ReflectionSFTTrainer
+from reflectevo_train.training.truncation import Tokenized
 from tests.tiny import save_tiny_llama
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from reflectevo_data.completers.chat import chat_ids, chat_text
-from reflectevo_train.collators import ReflectionCollator, completion_ids, end_of_turn, fit_prompt, tokenize
-from reflectevo_train.settings import Example
+from reflectevo_train.training.collators import ReflectionCollator
+from reflectevo_train.training.examples import Example
+from reflectevo_train.training.truncation import completion_ids, end_of_turn, fit_prompt, tokenize
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from trl import DPOConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
 from reflectevo_data.errors import InputError
 
-from .settings import SFT_SETTINGS
+from .examples import SFT_SETTINGS
 
 
 @dataclass

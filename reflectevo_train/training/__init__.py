@@ -1,0 +1,1 @@
+"""What the training scripts are made of: arguments, examples, batches, trainers, evaluation while training."""
