@@ -25,6 +25,13 @@ COMMANDS = {
     "report": "compare evaluations: Markdown and an HTML page",
     "push": "a model with its card, results and predictions to the Hub",
 }
+MODULES = {
+    "demo": "evolve.demo",
+    "evaluate": "evaluation.evaluate",
+    "score": "evaluation.rescore",
+    "report": "report.report",
+    "push": "hub.push",
+}
 EXAMPLES = {
     "demo": ("reflectevo-train demo", "reflectevo-train demo --full"),
     "evaluate": (
@@ -84,7 +91,7 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == named:
-            module = import_module(f".{name}", __package__)
+            module = import_module(f".{MODULES[name]}", __package__)
             module.add_arguments(command)
             command.set_defaults(command=module.run)
     return parser

@@ -24,7 +24,7 @@ from reflectevo_data.rollouts.loop import Role, Roles, Setting, run_rollouts
 from reflectevo_data.schema import FailedRollout, Problem, Row, raw_row
 from reflectevo_data.verifiers.pool import VerifierPool
 
-from ..scoring import EvalReport, score_rows
+from ..evaluation.counts import EvalReport, score_rows
 
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 from reflectevo_data.errors import InputError
 from reflectevo_data.models import miniature_path
 
-from ..push import push_trained
-from ..training_record import record_training
+from ..hub.push import push_trained
+from ..hub.training_record import record_training
 from .arguments import ReflectionArguments
 
 

@@ -13,7 +13,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from reflectevo_train.report import html, load_runs, make_report
+from reflectevo_train.report.report import html, make_report
+from reflectevo_train.report.runs import load_runs
 from tests.browser import chromium, console, requests, wait_for_examples
 from tests.train.evaluations import make_evaluation
 

@@ -27,7 +27,7 @@ def pipeline(folder: Path) -> subprocess.CompletedProcess[str]:
     code = f"""
 import sys
 from contextlib import asynccontextmanager
-from reflectevo_data import completers
+from reflectevo_data.completers import engine
 from reflectevo_data.cli import main
 from reflectevo_data.completers.base import RoleCompleters
 from reflectevo_data.completers.locate import published_name
@@ -50,8 +50,8 @@ async def open_completer(engine):
     async with open_roles(engine) as roles:
         yield roles.generator
 
-completers.open_roles, completers.open_completer = open_roles, open_completer
-completers.Engine.check = lambda self: []
+engine.open_roles, engine.open_completer = open_roles, open_completer
+engine.Engine.check = lambda self: []
 folder = {str(folder)!r}
 questions, model = f"{{folder}}/questions.jsonl", f"{{folder}}/models/tiny"
 common = ["--source", questions, "--model", model]

@@ -11,8 +11,8 @@ from pathlib import Path
 from reflectevo_data.rollouts.loop import Gate
 from reflectevo_data.rollouts.store import RunDirectory, new_manifest
 from reflectevo_data.schema import Completion, Problem, Reflection, Rollout, SecondTrial, Trial, Verdict, raw_row
-from reflectevo_train.evaluate import write_results
-from reflectevo_train.scoring import Scores
+from reflectevo_train.evaluation.counts import Scores
+from reflectevo_train.evaluation.evaluate import write_results
 
 
 WORDS = (

@@ -21,9 +21,9 @@ from reflectevo_data.completers.chat import chat_ids, chat_text
 from reflectevo_data.completers.live import LiveCompleter, undisturbed
 from reflectevo_data.schema import Problem
 from reflectevo_train import sft
+from reflectevo_train.hub.training_record import load_record
 from reflectevo_train.training.arguments import parse_arguments
 from reflectevo_train.training.callbacks import ReflectionEvalCallback, SampleTableCallback, sample_rows
-from reflectevo_train.training_record import load_record
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from reflectevo_data.errors import InputError
 from reflectevo_data.hub.cards import BEGIN, END
 from reflectevo_data.hub.commit import RETRIED
 from reflectevo_train.cli import main
-from reflectevo_train.evaluate import load_evaluation
-from reflectevo_train.model_card import model_card
-from reflectevo_train.push import push_model
-from reflectevo_train.training_record import RECORD, record_training
+from reflectevo_train.evaluation.evaluate import load_evaluation
+from reflectevo_train.hub.card import model_card
+from reflectevo_train.hub.push import push_model
+from reflectevo_train.hub.training_record import RECORD, record_training
 from tests.hub_write import WritableHub
 from tests.train.evaluations import make_evaluation
 

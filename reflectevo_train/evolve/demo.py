@@ -26,12 +26,12 @@ from typing import Any
 
 from reflectevo_data.errors import InputError
 
-from .demo_plan import BASE, CORRECT, FULL, QUICK, REFLECT, Entry, Plan, Training
-from .demo_results import report
+from .plan import BASE, CORRECT, FULL, QUICK, REFLECT, Entry, Plan, Training
+from .results import report
 from .steps import Clock, Steps, available_cores
 
 
-RECIPES = Path(__file__).parent / "recipes" / "miniature"
+RECIPES = Path(__file__).parents[1] / "recipes" / "miniature"
 DATASET = "ReflectEvo-460K"
 MAX_TOKENS = 200  # the longest text of the miniature has about 150
 # A second round goes on gently from the first one's models: at the recipes' own rate and length, the reflector forgot how
@@ -189,18 +189,18 @@ def train(training: Training, dataset: Path, output: Path, *overrides: str, seed
         *("--model_name_or_path", start, "--seed", str(seed), "--disable_tqdm", str(not bars_are_shown())),
         *overrides,
     ]
-    from .training.arguments import parse_arguments
+    from ..training.arguments import parse_arguments
 
     if training.script == "sft":
         from trl import SFTConfig
 
-        from . import sft
+        from .. import sft
 
         sft.main(*parse_arguments(SFTConfig, arguments))
     else:
         from trl import DPOConfig
 
-        from . import dpo
+        from .. import dpo
 
         dpo.main(*parse_arguments(DPOConfig, arguments))
 
@@ -224,7 +224,7 @@ def _data(*arguments: object) -> None:
 
 
 def _train(*arguments: object) -> None:
-    from .cli import main
+    from ..cli import main
 
     _checked(main([str(argument) for argument in arguments]), "reflectevo-train", arguments)
 

@@ -10,9 +10,9 @@ import pytest
 from reflectevo_data.errors import InputError
 from reflectevo_data.rollouts.store import load_rows
 from reflectevo_train.cli import main
-from reflectevo_train.evaluate import load_evaluation
-from reflectevo_train.score import load_predictions
-from reflectevo_train.scoring import score_rows
+from reflectevo_train.evaluation.counts import score_rows
+from reflectevo_train.evaluation.evaluate import load_evaluation
+from reflectevo_train.evaluation.rescore import load_predictions
 from tests.reference import REFERENCE, needs_reference
 from tests.train.evaluations import make_evaluation
 

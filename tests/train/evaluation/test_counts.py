@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from reflectevo_train.scoring import EvalReport, score_rows, wilson
+from reflectevo_train.evaluation.counts import EvalReport, score_rows
+from reflectevo_train.evaluation.intervals import wilson
 
 
 def trial(answer: str, gold: str, number: int, **extra) -> dict:

@@ -32,7 +32,7 @@ from reflectevo_data.arguments import (
 from reflectevo_data.errors import InputError
 from reflectevo_data.rollouts.store import load_manifest, load_rows
 
-from .scoring import EvalReport, Gate, Scores, score_rows
+from .counts import EvalReport, Gate, Scores, score_rows
 
 
 PREDICTIONS, REPORT = "predictions.parquet", "report.json"
@@ -211,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _finish(directory: Any, gate: Gate, ids: set[str], failures: Any) -> int:
-    from .cli import say
+    from ..cli import say
 
     scores = write_results(directory.path, gate=gate, n_failed=len(ids - directory.done))
     print_scores(str(directory.path), scores)

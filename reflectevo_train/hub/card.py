@@ -13,9 +13,9 @@ from reflectevo_data.console import markdown_table
 from reflectevo_data.errors import InputError
 from reflectevo_data.hub.cards import new_card, public_name, render
 
-from .evaluate import Evaluation
-from .scoring import EvalReport
-from .tables import GATES, group_columns, group_rows
+from ..evaluation.counts import EvalReport
+from ..evaluation.evaluate import Evaluation
+from ..evaluation.tables import GATES, group_columns, group_rows
 from .training_record import load_record, record_rows
 
 

@@ -20,8 +20,8 @@ from reflectevo_data.errors import InputError
 from reflectevo_data.hub.cards import CARD, merge_cards, new_card, public_name, render
 from reflectevo_data.hub.commit import Published, Remote, publish, token_free
 
-from .evaluate import PREDICTIONS, REPORT, Evaluation, load_evaluation
-from .model_card import benchmark_results, model_card, read_json, shown
+from ..evaluation.evaluate import PREDICTIONS, REPORT, Evaluation, load_evaluation
+from .card import benchmark_results, model_card, read_json, shown
 from .training_record import load_record
 
 

@@ -11,11 +11,11 @@ from reflectevo_data.console import markdown_table
 from reflectevo_data.rollouts.store import load_rows
 from reflectevo_data.schema import Row
 
-from .comparison import Answers, PairedTest, answers_of, compare
-from .demo_plan import PROMPTING, Entry, Plan
-from .scoring import EvalReport, score_rows
+from ..evaluation.comparison import Answers, PairedTest, answers_of, compare
+from ..evaluation.counts import EvalReport, score_rows
+from ..evaluation.tables import NOTHING, percent, points
+from .plan import PROMPTING, Entry, Plan
 from .steps import Clock
-from .tables import NOTHING, percent, points
 
 
 class Result(NamedTuple):

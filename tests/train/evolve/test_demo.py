@@ -18,10 +18,10 @@ from reflectevo_data.models import miniature_path
 from reflectevo_data.rollouts.store import RunDirectory, new_manifest
 from reflectevo_data.schema import COLUMNS as SCHEMA
 from reflectevo_data.schema import Row
-from reflectevo_train import demo
-from reflectevo_train.demo_plan import FULL, PROMPTING, QUICK, REFLECTOR, RETRY, TWO_STAGE, Plan
-from reflectevo_train.demo_results import collect, learning_curves, report, table_row
-from reflectevo_train.steps import Clock, available_cores
+from reflectevo_train.evolve import demo
+from reflectevo_train.evolve.plan import FULL, PROMPTING, QUICK, REFLECTOR, RETRY, TWO_STAGE, Plan
+from reflectevo_train.evolve.results import collect, learning_curves, report, table_row
+from reflectevo_train.evolve.steps import Clock, available_cores
 from reflectevo_train.training.checkpoints import is_whole
 from tests.vllm_server import session_members
 

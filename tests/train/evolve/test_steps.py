@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from reflectevo_data.errors import InputError
-from reflectevo_train.steps import Clock, Steps
+from reflectevo_train.evolve.steps import Clock, Steps
 from tests.reference import ROOT
 from tests.vllm_server import session_members
 
@@ -102,8 +102,8 @@ def test_an_error_ends_the_others(step: object, message: str, tmp_path: Path):
 PARENT = """
 import asyncio, signal, sys
 from pathlib import Path
-from reflectevo_train.steps import Clock, Steps
-from tests.train.test_steps import sleep_long
+from reflectevo_train.evolve.steps import Clock, Steps
+from tests.train.evolve.test_steps import sleep_long
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background is started to ignore it
     with Steps(1, Clock()) as steps:

@@ -7,14 +7,14 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from reflectevo_data import completers
+from reflectevo_data.completers import engine as engine_module
 from reflectevo_data.completers.base import CompletionFailed, RoleCompleters
 from reflectevo_data.completers.scripted import ScriptedCompleter
 from reflectevo_data.rollouts.records import RAW_SCHEMA
 from reflectevo_data.rollouts.store import load_rows
 from reflectevo_train.cli import main
-from reflectevo_train.evaluate import load_evaluation
-from reflectevo_train.scoring import score_rows
+from reflectevo_train.evaluation.counts import score_rows
+from reflectevo_train.evaluation.evaluate import load_evaluation
 
 
 N = 12
@@ -65,8 +65,8 @@ def engine(monkeypatch):
     async def open_roles(engine):
         yield RoleCompleters(completer, completer, completer)
 
-    monkeypatch.setattr(completers, "open_roles", open_roles)
-    monkeypatch.setattr(completers.Engine, "check", lambda self: [])
+    monkeypatch.setattr(engine_module, "open_roles", open_roles)
+    monkeypatch.setattr(engine_module.Engine, "check", lambda self: [])
     return completer
 
 

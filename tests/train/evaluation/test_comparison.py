@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from reflectevo_train.comparison import Answers, compare, holm, mcnemar
+from reflectevo_train.evaluation.comparison import Answers, compare
+from reflectevo_train.evaluation.intervals import holm, mcnemar
 
 
 def answers(correct: list[bool], group=None) -> Answers:

@@ -10,12 +10,13 @@ from reflectevo_data.completers import engine
 from reflectevo_data.completers.scripted import ScriptedCompleter
 from reflectevo_data.errors import InputError
 from reflectevo_train.cli import main
-from reflectevo_train.error_types import ERROR_TYPES
-from reflectevo_train.evaluate import load_evaluation, print_scores
-from reflectevo_train.examples import examples_data, outcomes
-from reflectevo_train.model_card import model_card
-from reflectevo_train.plots import learning_curves
-from reflectevo_train.report import html, load_runs, make_report, markdown
+from reflectevo_train.evaluation.evaluate import load_evaluation, print_scores
+from reflectevo_train.hub.card import model_card
+from reflectevo_train.report.error_types import ERROR_TYPES
+from reflectevo_train.report.plots import learning_curves
+from reflectevo_train.report.reader import examples_data, outcomes
+from reflectevo_train.report.report import html, make_report, markdown
+from reflectevo_train.report.runs import load_runs
 from tests.browser import chromium, console, requests, screenshot, skip_without_chromium, wait_for_examples
 from tests.train.evaluations import HOSTILE, make_evaluation, unpack_examples
 

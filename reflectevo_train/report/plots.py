@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 from reflectevo_data.errors import InputError
 from reflectevo_data.schema import Row
 
-from .scoring import EvalReport, Interval, wilson
-from .tables import Table, percent
+from ..evaluation.counts import EvalReport
+from ..evaluation.intervals import Interval, wilson
+from ..evaluation.tables import Table, percent
 
 
 N_BINS = 5

@@ -14,7 +14,7 @@ from typing import Any
 
 from reflectevo_data.schema import Row, stable_hash
 
-from .scoring import outcome_of
+from ..evaluation.counts import outcome_of
 
 
 MAX_TEXT = 8_000  # characters of one text

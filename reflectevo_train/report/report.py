@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 from reflectevo_data.arguments import add_engine, positive
 from reflectevo_data.errors import InputError
-from reflectevo_data.schema import Row
 
-from .comparison import Metric, PairedTest, answers_of, compare, holm, settings_that_differ
-from .evaluate import PREDICTIONS, Evaluation, load_evaluation
-from .examples import examples_data, packed
+from ..evaluation.comparison import Metric, PairedTest, answers_of, compare, settings_that_differ
+from ..evaluation.intervals import holm
+from ..evaluation.tables import GATES, NOTHING, Table, percent, points
 from .plots import Curve, Plot, accuracy_plot, correction_by_axis, correction_by_length, learning_curves
-from .tables import GATES, NOTHING, Table, percent, points
+from .reader import examples_data, packed
+from .runs import ComparedRun, load_runs
 
 
 EXPLANATION = (
@@ -38,19 +38,11 @@ TESTS_EXPLANATION = (
 METRICS: dict[Metric, str] = {"t1": "Acc@t1", "t2": "Acc@t2", "t2_ungated": "Acc@t2 ungated"}
 
 
-class Run(NamedTuple):
-    """An evaluation with its predictions, under the name that the report gives it."""
-
-    name: str
-    evaluation: Evaluation
-    rows: list[Row]
-
-
 class Report(NamedTuple):
     """Everything that both forms show."""
 
     title: str
-    runs: list[Run]
+    runs: list[ComparedRun]
     results: Table
     by_task: Table | None
     settings: Table
@@ -62,26 +54,12 @@ class Report(NamedTuple):
     error_types_note: str
 
 
-def load_runs(folders: Sequence[str]) -> list[Run]:
-    """The evaluations, named by their folders or as `NAME=DIR`.
-
-    Raises:
-        InputError: A folder has no evaluation, or two have the same name.
-    """
-    runs = []
-    for argument in folders:
-        name, separator, folder = argument.partition("=")
-        if not separator or Path(argument).is_dir():
-            name, folder = Path(argument).absolute().name, argument
-        evaluation = load_evaluation(folder)
-        if name in (run.name for run in runs):
-            raise InputError(f"{argument}: there is a run named {name} already. Write NAME={folder}.")
-        runs.append(Run(name, evaluation, _predictions(evaluation)))
-    return runs
-
-
 def make_report(
-    runs: list[Run], *, title: str = "ReflectEvo evaluation", training: Sequence[str] = (), error_types: Any = None
+    runs: list[ComparedRun],
+    *,
+    title: str = "ReflectEvo evaluation",
+    training: Sequence[str] = (),
+    error_types: Any = None,
 ) -> Report:
     """The tables and plots of these runs.
 
@@ -151,9 +129,7 @@ def html(report: Report, *, max_examples: int = 5_000) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(
-        resources.files("reflectevo_train").joinpath("pages/report.jinja").read_text("utf-8")
-    )
+    template = environment.from_string(resources.files(__package__).joinpath("page.jinja").read_text("utf-8"))
     examples = examples_data([(run.name, run.rows) for run in report.runs], max_examples=max_examples)
     n = len(examples["examples"])
     notes = list(report.notes)
@@ -224,25 +200,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _predictions(evaluation: Evaluation) -> list[Row]:
-    import pyarrow.parquet as pq
-
-    path = evaluation.folder / PREDICTIONS
-    if not path.is_file():
-        raise InputError(f"{evaluation.folder}: no {PREDICTIONS}. Evaluate again to write it.")
-    return pq.read_table(path).to_pylist()
-
-
-def _by_group(run: Run) -> dict[str, Any]:
+def _by_group(run: ComparedRun) -> dict[str, Any]:
     scores = run.evaluation.scores
     return scores.tasks or scores.sources
 
 
-def _groups(runs: Sequence[Run]) -> list[str]:
+def _groups(runs: Sequence[ComparedRun]) -> list[str]:
     return sorted({group for run in runs for group in _by_group(run)})
 
 
-def _results(runs: Sequence[Run]) -> Table:
+def _results(runs: Sequence[ComparedRun]) -> Table:
     columns = ("run", "problems", "Acc@t1", "Acc@t2", "Δ", "Acc@t2 ungated", "Δ ungated")
     columns += ("wrong → right", "right → wrong", "unparsed t1, t2", "failed")
     rows = []
@@ -266,7 +233,7 @@ def _results(runs: Sequence[Run]) -> Table:
     return Table(columns, rows)
 
 
-def _by_task(runs: Sequence[Run]) -> Table:
+def _by_task(runs: Sequence[ComparedRun]) -> Table:
     """The paper's form: a row a run, and Acc@t1, Acc@t2 and Δ for each task."""
     groups, rows = _groups(runs), []
     for run in runs:
@@ -287,7 +254,7 @@ def _plain(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.1f}"
 
 
-def _settings(runs: Sequence[Run]) -> Table:
+def _settings(runs: Sequence[ComparedRun]) -> Table:
     columns = ("run", "questions", "model", "reflector", "corrector", "setting", "gate", "rounds", "vote", "sampling")
     rows = []
     for run in runs:
@@ -311,7 +278,7 @@ def _settings(runs: Sequence[Run]) -> Table:
     return Table(columns, rows)
 
 
-def _tests(runs: Sequence[Run]) -> Table | None:
+def _tests(runs: Sequence[ComparedRun]) -> Table | None:
     """Every run against the first one, and each run's delivered answers against its own first trials."""
     named: list[tuple[str, str, PairedTest]] = []
     for run in runs[1:]:
@@ -344,7 +311,7 @@ def _tests(runs: Sequence[Run]) -> Table | None:
     return Table(("", "number", "problems", "difference, points", "gained", "lost", "p", "p (Holm)"), rows)
 
 
-def _has(run: Run, metric: Metric) -> bool:
+def _has(run: ComparedRun, metric: Metric) -> bool:
     gate = run.evaluation.scores.total.gate
     return metric == "t1" or gate != {"t2": "self", "t2_ungated": "oracle"}[metric]
 

@@ -15,19 +15,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from reflectevo_data.completers.base import Completer, Sampling
 from reflectevo_data.schema import Row, stable_hash
 
-from .scoring import outcome_of, wilson
-from .tables import Table, percent
+from ..evaluation.counts import outcome_of
+from ..evaluation.intervals import wilson
+from ..evaluation.tables import Table, percent
+from .runs import ComparedRun
 
-
-if TYPE_CHECKING:
-    from .report import Run
 
 LABELS = "error_types.jsonl"
 ERROR_TYPES = {
@@ -132,11 +131,11 @@ async def label_rows(
     ]
 
 
-def label_runs(runs: Sequence[Run], args: argparse.Namespace) -> ErrorTypes:
+def label_runs(runs: Sequence[ComparedRun], args: argparse.Namespace) -> ErrorTypes:
     """The labels of all runs, by the model that the command line names."""
     from reflectevo_data.completers.engine import Engine, open_completer
 
-    from .cli import say
+    from ..cli import say
 
     engine = Engine(args.engine, args.error_types, base_urls=tuple(args.base_url or ()), slots=args.slots)
 

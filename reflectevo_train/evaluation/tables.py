@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from reflectevo_data.console import markdown_table
 
-from .scoring import EvalReport, Interval, Scores
+from .counts import EvalReport, Scores
+from .intervals import Interval
 
 
 NOTHING = "–"

@@ -20,8 +20,8 @@ import orjson
 from reflectevo_data.errors import InputError
 from reflectevo_data.schema import Problem, Row
 
+from .counts import Gate, score_rows
 from .evaluate import print_scores, report_json
-from .scoring import Gate, score_rows
 
 
 # Upstream's free-text runs write the score into the trial.

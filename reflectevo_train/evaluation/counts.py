@@ -10,21 +10,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
+from reflectevo_data.rollouts.loop import Gate
 from reflectevo_data.schema import Row
 from reflectevo_data.verifiers.voting import majority
 
-
-Gate = Literal["none", "oracle", "self"]
-GATES: tuple[str, ...] = get_args(Gate)
-
-
-class Interval(NamedTuple):
-    """Both ends, as shares."""
-
-    low: float
-    high: float
+from .intervals import Interval, wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,22 +226,6 @@ def score_rows(rows: Iterable[Row], *, gate: Gate | None = None, n_failed: int =
         {name: report for (kind, name), report in reports.items() if kind == "task" and name},
         {name: report for (kind, name), report in reports.items() if kind == "source" and name},
     )
-
-
-def wilson(n_correct: int | None, n: int, *, z: float = 1.959964) -> Interval | None:
-    """Wilson's score interval of a share, by default at 95%; None without a count.
-
-    >>> low, high = wilson(0, 10)
-    >>> f"{low:.3f} {high:.3f}"
-    '0.000 0.278'
-    """
-    if n_correct is None or not n:
-        return None
-    share = n_correct / n
-    center = share + z * z / (2 * n)
-    margin = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return Interval(max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale))
 
 
 def _count(row: Row) -> tuple[Counter[str], dict[str, float]]:

@@ -1,0 +1,1 @@
+"""Predictions -> counts, shares, intervals and comparisons; imports without torch, transformers and TRL."""

@@ -1,0 +1,1 @@
+"""Rounds of generate, build, train and evaluate; the demo runs them on the miniature."""

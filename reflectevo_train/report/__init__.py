@@ -1,0 +1,1 @@
+"""Evaluations -> a comparison for people; imports without torch, transformers and TRL."""
