@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..curation.splits import SPLITS
 from ..hub.cards import public_name
+from ..rollouts.manifest import Manifest
 from ..schema import COLUMNS, CONFIGS, features
 
 
@@ -130,39 +131,35 @@ def column_notes() -> tuple[str, ...]:
     return _COLUMN_NOTES
 
 
-def run_lines(manifest: Mapping[str, Any]) -> list[str]:
+def run_lines(manifest: Manifest) -> list[str]:
     """How a run was made, from its manifest, fit to be published: names only, no paths."""
-    source, models = manifest.get("source", {}), manifest.get("models", {})
-    n = source.get("n_problems")
+    source, loop, prompts = manifest.source, manifest.loop, manifest.prompts
+    n = source.n_problems
     lines = [
-        f"Questions: `{public_name(source.get('name', ''))}`"
-        + (f", split `{source['split']}`" if source.get("split") else "")
-        + (f", revision `{source['revision']}`" if source.get("revision") else "")
-        + (f", {n:,} of them" if isinstance(n, int) else "")
+        ("Imported records: " if manifest.kind == "import" else "Questions: ")
+        + f"`{public_name(source.name)}`"
+        + (f", split `{source.split}`" if source.split else "")
+        + (f", revision `{source.revision}`" if source.revision else "")
+        + (f", {n:,} of them" if n is not None else "")
     ]
-    if models:
-        by_role = [f"{role} `{public_name(model)}`" for role, model in models.items() if model]
+    if manifest.models is not None:
+        by_role = [f"{role} `{public_name(model)}`" for role, model in manifest.models.by_role().items()]
+        lines.append(f"Models: {', '.join(by_role)}" + (f"; engine {manifest.engine}" if manifest.engine else ""))
+    if manifest.sampling is not None:
+        sampling = {name: value for name, value in asdict(manifest.sampling).items() if value is not None}
+        lines.append("Sampling: " + ", ".join(f"{name} {value}" for name, value in sampling.items()))
+    if loop is not None:
         lines.append(
-            f"Models: {', '.join(by_role)}" + (f"; engine {manifest['engine']}" if manifest.get("engine") else "")
+            f"Reflections: {loop.n_reflections} on each failed first trial, "
+            f"instructions {_keys_shown(loop.instructions)}"
         )
-    if sampling := manifest.get("sampling"):
-        lines.append("Sampling: " + ", ".join(f"{k} {v}" for k, v in sampling.items() if isinstance(v, int | float)))
-    if n_reflections := manifest.get("n_reflections"):
-        keys = manifest.get("instructions") or []
-        lines.append(
-            f"Reflections: {n_reflections} on each failed first trial"
-            + (f", instructions {_keys_shown(keys)}" if keys else "")
-        )
-    if prompts := manifest.get("prompts"):
-        lines.append(
-            f"Prompts: `{public_name(prompts.get('name', ''))}`, fingerprint `{prompts.get('fingerprint', '')}`"
-        )
-    lines.append(f"Seed: {manifest['seed']}" if "seed" in manifest else "Seed: not recorded")
-    if versions := manifest.get("versions"):
-        revision = f", revision `{manifest['git_revision']}`" if manifest.get("git_revision") else ""
-        lines.append("Software: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + revision)
-    if manifest.get("kind") == "import":
-        lines[0] = lines[0].replace("Questions: ", "Imported records: ", 1)
+    if prompts is not None:
+        lines.append(f"Prompts: `{public_name(prompts.name)}`, fingerprint `{prompts.fingerprint}`")
+    lines.append("Seed: not recorded" if loop is None else f"Seed: {loop.seed}")
+    if manifest.versions:
+        revision = f", revision `{manifest.git_revision}`" if manifest.git_revision else ""
+        versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+        lines.append(f"Software: {versions}{revision}")
     return lines
 
 

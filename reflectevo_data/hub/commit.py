@@ -36,6 +36,9 @@ class Published(NamedTuple):
     commit: str
     is_new: bool
 
+    def __str__(self) -> str:
+        return f"{self.url} ({'pushed' if self.is_new else 'was there already'}, commit {self.commit[:12]})"
+
 
 @dataclass(frozen=True, slots=True)
 class Remote:

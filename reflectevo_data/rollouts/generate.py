@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ..console import progress_bar
 from ..prompts.templates import PromptSet
-from ..schema import Problem, Row, raw_row
-from .loop import FailedRollout, Gate, Roles, Setting, Verifier, run_rollouts
+from ..schema import FailedRollout, Problem, Row, raw_row
+from .loop import Roles, Verifier, run_rollouts
+from .manifest import Loop
 from .store import RunDirectory, load_rows
 
 
@@ -86,16 +87,11 @@ async def generate_run(
     problems: Sequence[Problem],
     roles: Roles,
     run: RunDirectory,
+    loop: Loop | None = None,
     *,
     prompts: PromptSet,
     verifier: Verifier,
-    instructions: Sequence[str] = ("random",),
-    n_reflections: int = 2,
-    seed: int = 0,
     in_flight: int = 128,
-    gate: Gate = "oracle",
-    setting: Setting = "two_stage",
-    rounds: int = 1,
     title: str = "generate",
 ) -> GenerationReport:
     """Takes every problem that the run has no record of through the loop, each stored the moment it is done.
@@ -107,19 +103,7 @@ async def generate_run(
     new = RunCounts()
     failures: Counter[str] = Counter()
     start = time.monotonic()
-    rollouts = run_rollouts(
-        todo,
-        roles,
-        prompts=prompts,
-        verifier=verifier,
-        instructions=instructions,
-        n_reflections=n_reflections,
-        seed=seed,
-        in_flight=in_flight,
-        gate=gate,
-        setting=setting,
-        rounds=rounds,
-    )
+    rollouts = run_rollouts(todo, roles, loop, prompts=prompts, verifier=verifier, in_flight=in_flight)
     with progress_bar(title, len(todo)) as bar:
         async with aclosing(rollouts):
             async for result in rollouts:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol, TypeVar
 
 from ..completers.base import Completer, Sampling
 from ..parsing.one_stage import split_one_stage
@@ -25,10 +25,8 @@ from ..prompts.templates import PromptSet
 from ..schema import Completion, FailedRollout, Problem, Reflection, Rollout, SecondTrial, Trial, Verdict, stable_hash
 from ..verifiers.leaks import leaks_answer
 from ..verifiers.voting import majority
+from .manifest import Loop
 
-
-Gate = Literal["oracle", "none", "self"]
-Setting = Literal["two_stage", "one_stage", "retry"]
 
 # Where a model goes on to play the environment or the next question, the trial is over.
 TRIAL_STOP = ("Observation:", "\nQuestion:", "\nExample ")
@@ -36,6 +34,9 @@ TRIAL_STOP = ("Observation:", "\nQuestion:", "\nExample ")
 REFLECTION_STOP = ("\nThought:", "\nAction:")
 # A second call is for the answer alone; only code is longer. A model that lost the thread is not given more rope.
 MAX_ANSWER_TOKENS = 128
+
+
+E = TypeVar("E", bound=Exception)
 
 
 class Verifier(Protocol):
@@ -72,40 +73,26 @@ class RequestFailed(Exception):
 async def run_rollouts(
     problems: Iterable[Problem],
     roles: Roles,
+    loop: Loop | None = None,
     *,
     prompts: PromptSet,
     verifier: Verifier,
-    instructions: Sequence[str] = ("random",),
-    n_reflections: int = 2,
-    seed: int = 0,
     in_flight: int = 128,
-    gate: Gate = "oracle",
-    setting: Setting = "two_stage",
-    rounds: int = 1,
 ) -> AsyncGenerator[Rollout | FailedRollout, None]:
     """Rollouts, each the moment it is done.
 
     Args:
         problems: Drawn from as places become free, so an iterator of any length does.
         roles: Who writes trial 1, the reflections and trial 2.
+        loop: What each problem goes through; by default as the paper generates.
         prompts: The templates; they never see a gold answer.
         verifier: Judges each trial off the event loop.
-        instructions: Keys of the pool, `all` or `random`; see `choose_instructions`.
-        n_reflections: Reflections on each failed first trial, and second trials, one from each.
-        seed: Every request's seed is derived from this one, the problem's id and the step.
         in_flight: Problems walking at once; about twice the engine's slots keeps it busy.
-        gate: Which answers are reflected on: those that the verifier refuses (`oracle`), all of them (`none`), or those
-            that the reflector, asked, does not call right (`self`). But for the oracle, prompts make no claim about
-            the answer.
-        setting: `two_stage`: the reflector reflects, the corrector answers. `one_stage`: the reflector does both in one
-            generation. `retry`: the corrector answers again without a reflection, the baseline.
-        rounds: How often an answer is reflected on at most; a later round starts from the last one's answer, voted for
-            by its second trials.
 
     Raises:
         Exception: A bug in a completer or verifier ends the run; a failed request does not.
     """
-    walk = _Walk(roles, prompts, verifier, tuple(instructions), n_reflections, seed, gate, setting, rounds)
+    walk = _Walk(roles, loop or Loop(), prompts, verifier)
     source = iter(problems)
     finished: asyncio.Queue[Rollout | FailedRollout | Exception | None] = asyncio.Queue(maxsize=in_flight)
 
@@ -139,33 +126,29 @@ class _Walk:
     """One problem's way, with what all problems share."""
 
     roles: Roles
+    loop: Loop
     prompts: PromptSet
     verifier: Verifier
-    instructions: tuple[str, ...]
-    n_reflections: int
-    seed: int
-    gate: Gate
-    setting: Setting
-    rounds: int
 
     async def rollout(self, problem: Problem) -> Rollout | FailedRollout:
         try:
             trial_1 = await self._trial(self.roles.generator, problem, self.prompts.solve(problem), step="trial_1")
             attempt, rounds = trial_1, []
-            for number in range(self.rounds):
+            for number in range(self.loop.rounds):
                 if not await self._is_tried_again(problem, attempt, number):
                     break
                 rounds.append(await self._round(problem, attempt, number))
-                if number + 1 < self.rounds:
+                if number + 1 < self.loop.rounds:
                     answers = [second.trial.verdict.answer for second in rounds[-1]]
                     attempt = rounds[-1][majority(answers, problem.answer_type)].trial
         except RequestFailed as failure:
             return FailedRollout(problem, failure.step, failure.error)
         except ExceptionGroup as group:
-            failures = [error for error in group.exceptions if isinstance(error, RequestFailed)]
-            if len(failures) < len(group.exceptions):
-                raise next(error for error in group.exceptions if error not in failures) from None
-            return FailedRollout(problem, failures[0].step, failures[0].error)
+            failures, bugs = group.split(RequestFailed)
+            if bugs is not None or failures is None:
+                raise _first(bugs or group) from None
+            failure = _first(failures)
+            return FailedRollout(problem, failure.step, failure.error)
         reflector = self.roles.reflector.completer.model
         corrector = self.roles.corrector.completer.model
         return Rollout(
@@ -173,16 +156,16 @@ class _Walk:
             trial_1=trial_1,
             second_trials=rounds[0] if rounds else (),
             generator=self.roles.generator.completer.model,
-            reflector="" if self.setting == "retry" else reflector,
-            corrector=reflector if self.setting == "one_stage" else corrector,
-            seed=self.seed,
+            reflector="" if self.loop.setting == "retry" else reflector,
+            corrector=reflector if self.loop.setting == "one_stage" else corrector,
+            seed=self.loop.seed,
             later_rounds=tuple(rounds[1:]),
         )
 
     async def _is_tried_again(self, problem: Problem, attempt: Trial, number: int) -> bool:
-        if self.gate == "none":
+        if self.loop.gate == "none":
             return True
-        if self.gate == "oracle":
+        if self.loop.gate == "oracle":
             return not attempt.verdict.is_correct
         prompt = self.prompts.self_check(problem, attempt.reasoning)
         completion = await self._ask(self.roles.reflector, prompt, problem, step=f"self_check{_of_round(number)}")
@@ -191,23 +174,24 @@ class _Walk:
     async def _round(self, problem: Problem, attempt: Trial, number: int) -> tuple[SecondTrial, ...]:
         keys = choose_instructions(
             list(self.prompts.pool),
-            self.instructions,
-            n_reflections=self.n_reflections * (number + 1),
+            self.loop.instructions,
+            n_reflections=self.loop.n_reflections * (number + 1),
             problem_id=problem.id,
-            seed=self.seed,
-        )[self.n_reflections * number :]
+            seed=self.loop.seed,
+        )[self.loop.n_reflections * number :]
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._second_trial(problem, attempt, key, f"{index}{_of_round(number)}"))
+                group.create_task(self._second_trials(problem, attempt, key, f"{index}{_of_round(number)}"))
                 for index, key in enumerate(keys)
             ]
-        return tuple(task.result() for task in tasks)
+        return tuple(second for task in tasks for second in task.result())
 
-    async def _second_trial(self, problem: Problem, attempt: Trial, key: str, place: str) -> SecondTrial:
-        prompts = self.prompts if self.gate == "oracle" else self.prompts.open()
-        if self.setting == "one_stage":
-            return await self._one_stage(problem, attempt, prompts.one_stage(problem, attempt.reasoning), place)
-        if self.setting == "retry":
+    async def _second_trials(self, problem: Problem, attempt: Trial, key: str, place: str) -> list[SecondTrial]:
+        """A reflection, and the second trials made from it."""
+        prompts = self.prompts if self.loop.gate == "oracle" else self.prompts.open()
+        if self.loop.setting == "one_stage":
+            return [await self._one_stage(problem, attempt, prompts.one_stage(problem, attempt.reasoning), place)]
+        if self.loop.setting == "retry":
             reflection = Reflection("", "", Completion(""))
             prompt = prompts.retry(problem, attempt.reasoning)
         else:
@@ -217,8 +201,14 @@ class _Walk:
             leaks = leaks_answer(completion.text, problem, attempt.reasoning)
             reflection = Reflection(key, prompt, completion, leaks)
             prompt = prompts.correct(problem, attempt.reasoning, reflection.text)
-        trial = await self._trial(self.roles.corrector, problem, prompt, step=f"trial_2_{place}")
-        return SecondTrial(reflection, trial)
+        steps = [f"trial_2_{place}{_of_sample(i)}" for i in range(self.loop.n_second_trials)]
+        async with asyncio.TaskGroup() as group:
+            trials = [group.create_task(self._trial(self.roles.corrector, problem, prompt, step=s)) for s in steps]
+        # what the reflection cost is counted with its first trial
+        again = replace(
+            reflection, completion=replace(reflection.completion, n_prompt_tokens=0, n_completion_tokens=0)
+        )
+        return [SecondTrial(again if i else reflection, task.result()) for i, task in enumerate(trials)]
 
     async def _one_stage(self, problem: Problem, attempt: Trial, prompt: str, place: str) -> SecondTrial:
         """Both parts of one generation; its tokens are counted with the trial."""
@@ -261,7 +251,7 @@ class _Walk:
 
     async def _ask(self, role: Role, prompt: str, problem: Problem, *, step: str, prefill: str = "") -> Completion:
         completions = await role.completer.complete(
-            prompt, sampling=role.sampling, seed=request_seed(self.seed, problem.id, step), prefill=prefill
+            prompt, sampling=role.sampling, seed=request_seed(self.loop.seed, problem.id, step), prefill=prefill
         )
         completion = completions[0]
         if completion.finish_reason == "error":
@@ -289,9 +279,20 @@ def _stopped(role: Role, stop: tuple[str, ...]) -> Role:
     return replace(role, sampling=replace(role.sampling, stop=(*role.sampling.stop, *stop)))
 
 
+def _first(group: ExceptionGroup[E]) -> E:
+    """The first error in a group of groups."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, ExceptionGroup) else error
+
+
 def _of_round(number: int) -> str:
     """Part of a request's step: the first round's has none, so that generation keeps its seeds."""
     return f"_round_{number + 1}" if number else ""
+
+
+def _of_sample(number: int) -> str:
+    """Part of a request's step: a reflection's first trial has none."""
+    return f"_sample_{number}" if number else ""
 
 
 def request_seed(seed: int, problem_id: str, step: str) -> int:

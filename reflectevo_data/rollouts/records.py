@@ -19,7 +19,8 @@ import pyarrow.json
 
 from ..errors import InputError
 from ..schema import COLUMNS, Row
-from .store import PREFERENCES, RECORDS, load_manifest, load_preferences
+from .manifest import Manifest, load_manifest
+from .store import PREFERENCES, RECORDS, load_preferences
 
 
 CHUNK_BYTES = 8 << 20
@@ -42,7 +43,7 @@ class JudgedRun(NamedTuple):
     """
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     preferences: dict[str, list[Row]]
     n_undecided: int
 

@@ -10,12 +10,9 @@ A line counts once its newline is on disk. `load_rows(RUN)` reads a run; `RunDir
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
-import subprocess
 from collections.abc import Iterator
-from importlib import metadata
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -25,17 +22,10 @@ import orjson
 
 from ..errors import InputError
 from ..schema import COLUMNS, FailedRollout, Row
+from .manifest import MANIFEST, Manifest, git_revision, load_manifest, running_versions
 
 
-MANIFEST, RECORDS, FAILURES, PREFERENCES = (
-    "manifest.json",
-    "records.jsonl",
-    "failures.jsonl",
-    "preferences.jsonl",
-)
-FORMAT = 1
-# What may differ when a run is continued: where and when it runs, and how many of the same problems it takes.
-_NOT_COMPARED = frozenset({"versions", "git_revision", "n_problems", "n_overlapping"})
+RECORDS, FAILURES, PREFERENCES = "records.jsonl", "failures.jsonl", "preferences.jsonl"
 
 
 class RunDirectory:
@@ -53,8 +43,10 @@ class RunDirectory:
         self._failures = open(path / FAILURES, "ab", buffering=0)  # noqa: SIM115
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], manifest: dict[str, Any]) -> Self:
+    def open(cls, path: str | os.PathLike[str], manifest: Manifest) -> Self:
         """The directory, locked, made or resumed: a half-written last line is dropped, whole ones are kept.
+
+        The manifest is written with the versions and the revision that run now.
 
         Raises:
             InputError: Another process writes to it, it was made with another configuration (with the differences), or
@@ -73,7 +65,8 @@ class RunDirectory:
         try:
             if (path / MANIFEST).exists():
                 _refuse_other_configuration(path, manifest)
-            _write_whole(path / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+            now = replace(manifest, versions=running_versions(), git_revision=git_revision())
+            _write_whole(path / MANIFEST, orjson.dumps(now.to_dict(), option=orjson.OPT_INDENT_2))
             for name in (RECORDS, FAILURES):
                 _drop_half_line(path / name)
             done = {row["id"] for row in load_rows(path)}
@@ -133,44 +126,6 @@ class Preferences:
         os.fsync(self._file.fileno())
         self._file.close()
         self._lock.release()
-
-
-def new_manifest(configuration: dict[str, Any]) -> dict[str, Any]:
-    """A manifest: the run's configuration, then the versions that it runs with."""
-    packages = ("reflectevo", "datasets", "torch", "transformers", "peft", "vllm", "openai", "math-verify")
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {"format": FORMAT, **configuration, "versions": versions, "git_revision": _git_revision()}
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """The content of a file of questions: a run that is continued must get the same ones."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def load_manifest(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """The run's manifest.
-
-    Raises:
-        InputError: The folder is no run, or the manifest cannot be read.
-    """
-    path = Path(run) / MANIFEST
-    if not path.is_file():
-        raise InputError(f"{run}: no run directory (no {MANIFEST}). Make one with `reflectevo-data generate`.")
-    try:
-        manifest = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON ({error}). Restore the file or start a new run.") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise InputError(
-            f"{path}: not a manifest of format {FORMAT}. Use the version of reflectevo that made the run."
-        )
-    return manifest
 
 
 def load_rows(run: str | os.PathLike[str]) -> Iterator[Row]:
@@ -281,34 +236,9 @@ def _only_ours(path: Path) -> bool:
     return all(entry.name in (".lock", f".{MANIFEST}.part") for entry in path.iterdir())
 
 
-def _refuse_other_configuration(path: Path, manifest: dict[str, Any]) -> None:
-    found, asked = _flat(load_manifest(path)), _flat(manifest)
-    differences = [
-        f"{key}: {found.get(key)!r} there, {asked.get(key)!r} now"
-        for key in sorted(found.keys() | asked.keys())
-        if found.get(key) != asked.get(key) and not _NOT_COMPARED & set(key.split("."))
-    ]
-    if differences:
+def _refuse_other_configuration(path: Path, manifest: Manifest) -> None:
+    if differences := load_manifest(path).differences(manifest):
         raise InputError(
             f"{path}: made with another configuration ({'; '.join(differences)}). "
             "Repeat the command that made it, or name another --output."
         )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _git_revision() -> str:
-    """The revision of the checkout that runs, empty when installed from a package."""
-    package = Path(__file__).parents[1]
-    if not (package.parent / ".git").exists():
-        return ""
-    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

@@ -13,10 +13,10 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -158,10 +158,8 @@ def decontaminate(
     return [problem for problem in problems if problem.id not in overlapping], found
 
 
-def evaluation_sets(
-    manifests: Iterable[Mapping[str, Any]], against: Iterable[str] = ()
-) -> dict[str, TestQuestions | str]:
-    """The evaluation sets that a build reports on: the test split of each named source of the runs, then `against`.
+def evaluation_sets(sources: Iterable[str], against: Iterable[str] = ()) -> dict[str, TestQuestions | str]:
+    """The evaluation sets that a build reports on: the test split of each named source, then `against`.
 
     A source whose test split cannot be had (no network, say) comes with the reason instead of an index.
 
@@ -171,8 +169,7 @@ def evaluation_sets(
     from .load import load_problems, source_names
 
     sets: dict[str, TestQuestions | str] = {}
-    for manifest in manifests:
-        name = manifest.get("source", {}).get("name", "")
+    for name in sources:
         if name in source_names() and f"{name}, split test" not in sets:
             try:
                 sets[f"{name}, split test"] = TestQuestions.of(load_problems(name, split="test"))

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
 from ..parsing.trial import parse_trial
+from ..rollouts.manifest import Manifest, QuestionSource
+from ..rollouts.store import Preferences, RunDirectory
 from ..schema import Problem, Row, Verdict
 from ..sources.reading import read_records
 from ..sources.table import SOURCES
@@ -114,17 +116,11 @@ def import_run(
     Raises:
         InputError: Nothing can be read, no row is recognised, or the directory is of another run.
     """
-    from ..rollouts.store import Preferences, RunDirectory, new_manifest
-
     report = ImportReport()
     names = [name if _is_hub_id(name) else Path(name).name for name in sources]
-    configuration = {
-        "kind": "import",
-        "source": {"name": ", ".join(names), "label": source},
-        "verified": bool(verifier),
-    }
+    manifest = Manifest("import", QuestionSource(", ".join(names), label=source), verified=bool(verifier))
     preferences: list[Row] = []
-    with RunDirectory.open(output, new_manifest(configuration)) as run:
+    with RunDirectory.open(output, manifest) as run:
         for row, of_row in import_records(sources, verifier=verifier, source=source, report=report):
             preferences += of_row
             if row["id"] not in run.done:

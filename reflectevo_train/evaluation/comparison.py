@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, NamedTuple
 
+from reflectevo_data.rollouts.manifest import Loop, Manifest
 from reflectevo_data.schema import Row
 
 from .counts import outcome_of
@@ -75,13 +76,16 @@ def compare(a: Answers, b: Answers, *, seed: int = 0) -> PairedTest | None:
     )
 
 
-def settings_that_differ(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
+def settings_that_differ(manifests: Sequence[Manifest]) -> list[str]:
     """What else than the models two runs should have in common and do not, in words."""
-    differences = []
-    for name in ("source", "setting", "gate", "rounds", "vote", "sampling", "prompts", "seed"):
-        values = [manifest.get(name) for manifest in manifests]
-        if isinstance(values[0], dict) and name == "source":
-            values = [{k: v for k, v in value.items() if k != "n_problems"} for value in values if value]
-        if any(value != values[0] for value in values[1:]):
-            differences.append(name)
-    return differences
+    comparable = [
+        {
+            "source": replace(manifest.source, n_problems=None),
+            "sampling": manifest.sampling,
+            "prompts": manifest.prompts,
+        }
+        | asdict(manifest.loop or Loop())
+        for manifest in manifests
+    ]
+    first = comparable[0]
+    return [name.replace("n_", "") for name in first if any(other[name] != first[name] for other in comparable[1:])]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
-from reflectevo_data.rollouts.loop import Gate
+from reflectevo_data.rollouts.manifest import Gate
 from reflectevo_data.schema import Row
 from reflectevo_data.verifiers.voting import majority
 

@@ -10,30 +10,36 @@ DIR/report.json                                    `EvalReport`s in total, per t
 from __future__ import annotations
 
 import argparse
-import asyncio
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from reflectevo_data.arguments import (
+from reflectevo_data.cli.arguments import (
     add_instructions,
     add_models,
     add_questions,
     add_randomness,
     add_sampling,
     add_verification,
-    engine_of,
     positive,
-    problems_of,
-    prompts_of,
     temperature,
 )
+from reflectevo_data.cli.run_loop import run_loop
+from reflectevo_data.console import print_table, say
 from reflectevo_data.errors import InputError
-from reflectevo_data.rollouts.store import load_manifest, load_rows
+from reflectevo_data.rollouts.manifest import GATES, SETTINGS, Gate, Loop, Manifest, load_manifest
+from reflectevo_data.rollouts.store import load_rows
 
-from .counts import EvalReport, Gate, Scores, score_rows
+from .counts import EvalReport, Scores, score_rows
+from .tables import GATE_MEANINGS, group_columns, group_rows, summary_rows
 
+
+if TYPE_CHECKING:
+    from reflectevo_data.rollouts.generate import GenerationReport
+    from reflectevo_data.rollouts.store import RunDirectory
+    from reflectevo_data.schema import Problem
 
 PREDICTIONS, REPORT = "predictions.parquet", "report.json"
 KIND = "reflectevo-evaluation"
@@ -43,7 +49,7 @@ class Evaluation(NamedTuple):
     """An evaluation directory that has been read: what was run, and what it counted."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     scores: Scores
 
 
@@ -108,14 +114,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("what is evaluated")
     group.add_argument(
         "--setting",
-        choices=("two_stage", "one_stage", "retry"),
+        choices=SETTINGS,
         default="two_stage",
         help="two_stage: the reflector reflects and the corrector answers; one_stage: the reflector does both in one "
         "generation; retry: answer again without a reflection, the baseline (%(default)s)",
     )
     group.add_argument(
         "--gate",
-        choices=("none", "oracle", "self"),
+        choices=GATES,
         default="none",
         help="which answers are reflected on: all, those that the verifier refuses (the paper's), or those that the "
         "reflector, asked, does not call right (%(default)s)",
@@ -140,13 +146,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `reflectevo-train evaluate`."""
-    from reflectevo_data.completers.base import Sampling
-    from reflectevo_data.completers.engine import open_roles
-    from reflectevo_data.rollouts.generate import generate_run
-    from reflectevo_data.rollouts.loop import Role, Roles
-    from reflectevo_data.rollouts.store import RunDirectory, new_manifest
-    from reflectevo_data.verifiers.pool import VerifierPool
-
     reflection_temperature = args.temperature if args.reflection_temperature is None else args.reflection_temperature
     if args.vote > 1 and not max(args.temperature, reflection_temperature):
         raise InputError(
@@ -156,78 +155,35 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--corrector: a one-stage model reflects and answers itself. Drop the flag.")
     if args.setting == "retry" and args.reflector:
         raise InputError("--reflector: a retry has no reflection. Drop the flag.")
-    prompts = prompts_of(args, default="miniature" if args.source == "miniature" else "default")
-    engine = engine_of(args)
-    problems, source = problems_of(args)
-    configuration = {
-        "kind": "evaluate",
-        "source": source,
-        "engine": args.engine,
-        "models": engine.names(),
-        "setting": args.setting,
-        "gate": args.gate,
-        "rounds": args.rounds,
-        "vote": args.vote,
-        "sampling": {
-            "temperature": args.temperature,
-            "reflection_temperature": reflection_temperature,
-            "top_p": args.top_p,
-            "max_tokens": args.max_tokens,
-        },
-        "instructions": args.instruction,
-        "prompts": {"name": prompts.name, "fingerprint": prompts.fingerprint},
-        "seed": args.seed,
-    }
-    trials = Sampling(temperature=args.temperature, top_p=args.top_p, max_tokens=args.max_tokens)
-    reflections = Sampling(temperature=reflection_temperature, top_p=args.top_p, max_tokens=args.max_tokens)
-
-    async def run_all() -> int:
-        async with open_roles(engine) as completers:
-            report = await generate_run(
-                problems,
-                Roles(
-                    Role(completers.generator, trials),
-                    Role(completers.reflector, reflections),
-                    Role(completers.corrector, trials),
-                ),
-                directory,
-                prompts=prompts,
-                verifier=verifier,
-                instructions=args.instruction,
-                n_reflections=args.vote,
-                seed=args.seed,
-                in_flight=args.concurrency or 2 * max(completer.slots for completer in completers),
-                gate=args.gate,
-                setting=args.setting,
-                rounds=args.rounds,
-                title="evaluate",
-            )
-        return _finish(directory, args.gate, {problem.id for problem in problems}, report.failures)
-
-    with VerifierPool(args.verifier_workers, allow_unsandboxed_code=args.allow_unsandboxed_code) as verifier:
-        verifier.preflight(problems)
-        with RunDirectory.open(args.output, new_manifest(configuration)) as directory:
-            return asyncio.run(run_all())
+    loop = Loop(
+        gate=args.gate,
+        setting=args.setting,
+        rounds=args.rounds,
+        instructions=tuple(args.instruction),
+        n_reflections=args.vote,
+        seed=args.seed,
+    )
+    return run_loop(
+        args, "evaluate", loop, finish=partial(_finish, args.gate), reflection_temperature=reflection_temperature
+    )
 
 
-def _finish(directory: Any, gate: Gate, ids: set[str], failures: Any) -> int:
-    from ..cli import say
-
-    scores = write_results(directory.path, gate=gate, n_failed=len(ids - directory.done))
+def _finish(gate: Gate, directory: RunDirectory, problems: list[Problem], report: GenerationReport) -> int:
+    n_failed = len({problem.id for problem in problems} - directory.done)
+    scores = write_results(directory.path, gate=gate, n_failed=n_failed)
     print_scores(str(directory.path), scores)
-    for error, n in failures.most_common(3):
-        say(f"{n} failed: {error}")
-    if failures:
-        say("the same command makes the failed problems again; they are in no accuracy.")
-    return 1 if failures and not scores.total.n_problems else 0
+    for error, n in report.failures.most_common(3):
+        say(f"{n} failed: {error}", program="reflectevo-train")
+    if report.failures:
+        say(
+            "the same command makes the failed problems again; they are in no accuracy.",
+            program="reflectevo-train",
+        )
+    return 1 if report.failures and not scores.total.n_problems else 0
 
 
 def print_scores(title: str, scores: Scores) -> None:
     """The tables on standard output."""
-    from reflectevo_data.console import print_table
-
-    from .tables import GATES, group_columns, group_rows, summary_rows
-
-    print_table(f"{title}: {GATES[scores.total.gate]}", ("", ""), summary_rows(scores.total))
+    print_table(f"{title}: {GATE_MEANINGS[scores.total.gate]}", ("", ""), summary_rows(scores.total))
     if scores.tasks or scores.sources:
         print_table("by task and source", group_columns(scores), group_rows(scores, intervals=False))

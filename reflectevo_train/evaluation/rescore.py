@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from reflectevo_data.errors import InputError
+from reflectevo_data.rollouts.manifest import Gate
 from reflectevo_data.schema import Problem, Row
 
-from .counts import Gate, score_rows
+from .counts import score_rows
 from .evaluate import print_scores, report_json
 
 
@@ -50,10 +51,11 @@ def load_predictions(path: str | Path) -> Predictions:
     """
     path = Path(path)
     if path.is_dir():
-        from reflectevo_data.rollouts.store import load_failed_ids, load_manifest, load_rows
+        from reflectevo_data.rollouts.manifest import load_manifest
+        from reflectevo_data.rollouts.store import load_failed_ids, load_rows
 
         manifest = load_manifest(path)
-        gate = manifest.get("gate") or ("oracle" if manifest.get("kind") == "generate" else None)
+        gate = None if manifest.loop is None else manifest.loop.gate
         return Predictions(list(load_rows(path)), gate, len(load_failed_ids(path)))
     from reflectevo_data.sources.reading import read_records
 

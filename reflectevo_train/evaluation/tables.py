@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from reflectevo_data.console import markdown_table
+from reflectevo_data.rollouts.manifest import Gate
 
 from .counts import EvalReport, Scores
 from .intervals import Interval
 
 
 NOTHING = "–"
-GATES = {
+GATE_MEANINGS: dict[Gate, str] = {
     "none": "every answer is reflected on",
     "oracle": "only answers that the verifier refuses are reflected on",
     "self": "answers that the model itself does not call right are reflected on",

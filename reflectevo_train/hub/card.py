@@ -12,10 +12,11 @@ import yaml
 from reflectevo_data.console import markdown_table
 from reflectevo_data.errors import InputError
 from reflectevo_data.hub.cards import new_card, public_name, render
+from reflectevo_data.rollouts.manifest import Loop, RunSampling
 
 from ..evaluation.counts import EvalReport
 from ..evaluation.evaluate import Evaluation
-from ..evaluation.tables import GATES, group_columns, group_rows
+from ..evaluation.tables import GATE_MEANINGS, group_columns, group_rows
 from .training_record import load_record, record_rows
 
 
@@ -52,9 +53,9 @@ def model_card(
     results = [
         EvalResult(
             task_type="text-generation",
-            dataset_type=source or str(evaluation.manifest.get("source", {}).get("name", name)),
-            dataset_name=source or str(evaluation.manifest.get("source", {}).get("name", name)),
-            dataset_split=evaluation.manifest.get("source", {}).get("split"),
+            dataset_type=source or evaluation.manifest.source.name or name,
+            dataset_name=source or evaluation.manifest.source.name or name,
+            dataset_split=evaluation.manifest.source.split or None,
             metric_type=kind,
             metric_name=title,
             metric_value=round(value, 6),
@@ -105,7 +106,7 @@ def benchmark_results(evaluations: Mapping[str, Evaluation], benchmarks: Mapping
             dataset_id, _, task_id = benchmark.partition(":")
             ungated = report.acc_t2_ungated is not None
             value = report.acc_t2_ungated if ungated else report.acc_t1
-            notes = GATES[report.gate] if ungated else "the first trial, without reflection"
+            notes = GATE_MEANINGS[report.gate] if ungated else "the first trial, without reflection"
             entries.append(
                 EvalResultEntry(
                     dataset_id=dataset_id,
@@ -124,18 +125,17 @@ def benchmark_results(evaluations: Mapping[str, Evaluation], benchmarks: Mapping
 def shown(name: str, evaluation: Evaluation) -> dict[str, str]:
     """An evaluation as a card shows it: title, description and table."""
     manifest, report = evaluation.manifest, evaluation.scores.total
-    source, models, sampling = (manifest.get(key, {}) for key in ("source", "models", "sampling"))
-    roles = ", ".join(f"{role} `{public_name(str(model))}`" for role, model in models.items() if model)
+    source, loop = manifest.source, manifest.loop or Loop()
+    models = {} if manifest.models is None else manifest.models.by_role()
     parts = [
-        f"{report.n_problems:,} problems of `{public_name(str(source.get('name', '')))}`"
-        + (f", split `{source['split']}`" if source.get("split") else ""),
-        roles,
-        f"setting `{manifest.get('setting', 'two_stage')}`",
-        f"gate `{report.gate}` ({GATES[report.gate]})",
-        f"{manifest.get('rounds', 1)} round(s), {manifest.get('vote', 1)} second trial(s) each",
-        f"temperature {sampling.get('temperature', 0):g}"
-        + (f", of reflections {sampling['reflection_temperature']:g}" if "reflection_temperature" in sampling else ""),
-        f"seed {manifest.get('seed', 0)}",
+        f"{report.n_problems:,} problems of `{public_name(source.name)}`"
+        + (f", split `{source.split}`" if source.split else ""),
+        ", ".join(f"{role} `{public_name(model)}`" for role, model in models.items()),
+        f"setting `{loop.setting}`",
+        f"gate `{report.gate}` ({GATE_MEANINGS[report.gate]})",
+        f"{loop.rounds} round(s), {loop.n_reflections} second trial(s) each",
+        f"temperature {_temperatures(manifest.sampling or RunSampling())}",
+        f"seed {loop.seed}",
     ]
     if report.n_failed:
         parts.append(f"{report.n_failed:,} problems whose requests failed are not counted")
@@ -145,6 +145,11 @@ def shown(name: str, evaluation: Evaluation) -> dict[str, str]:
         "description": f"{'; '.join(part for part in parts if part)}.",
         "table": markdown_table(group_columns(evaluation.scores), rows),
     }
+
+
+def _temperatures(sampling: RunSampling) -> str:
+    of_reflections = sampling.reflection_temperature
+    return f"{sampling.temperature:g}" + ("" if of_reflections is None else f", of reflections {of_reflections:g}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

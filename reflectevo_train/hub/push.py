@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from reflectevo_data.cli.arguments import add_repository
 from reflectevo_data.errors import InputError
 from reflectevo_data.hub.cards import CARD, merge_cards, new_card, public_name, render
 from reflectevo_data.hub.commit import Published, Remote, publish, token_free
@@ -126,7 +127,6 @@ def push_model(
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """The flags of `reflectevo-train push`."""
     command.add_argument("model", metavar="MODEL_DIR", help="a trained model or LoRA adapter")
-    command.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="the model on the Hub")
     command.add_argument("--eval", nargs="+", default=[], metavar="DIR", help="folders of `evaluate`, for the card")
     command.add_argument("--base-model", metavar="ID", help="the base on the Hub, where it was trained from a folder")
     command.add_argument(
@@ -139,8 +139,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--push-predictions", action="store_true", help="the predictions as a dataset, OWNER/NAME-predictions"
     )
-    command.add_argument("--private", action="store_true", default=None, help="if it is made now")
-    command.add_argument("--revision", metavar="BRANCH", help="a branch, made if need be (default: main)")
+    add_repository(command, what="model")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -163,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
         private=args.private,
         revision=args.revision,
     )
-    print(f"{done.url} ({'pushed' if done.is_new else 'was there already'}, commit {done.commit[:12]})")  # noqa: T201
+    print(done)  # noqa: T201
     return 0
 
 
@@ -212,7 +211,7 @@ def _published_base(folder: Path, base: str) -> str:
 
 def _public_manifest(evaluation: Evaluation) -> bytes:
     """The evaluation's manifest; its models are named as they are published already."""
-    return orjson.dumps(evaluation.manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(evaluation.manifest.to_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _publish_predictions(

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from reflectevo_data.completers.base import Completer, Sampling
+from reflectevo_data.console import say
 from reflectevo_data.schema import Row, stable_hash
 
 from ..evaluation.counts import outcome_of
@@ -135,8 +136,6 @@ def label_runs(runs: Sequence[ComparedRun], args: argparse.Namespace) -> ErrorTy
     """The labels of all runs, by the model that the command line names."""
     from reflectevo_data.completers.engine import Engine, open_completer
 
-    from ..cli import say
-
     engine = Engine(args.engine, args.error_types, base_urls=tuple(args.base_url or ()), slots=args.slots)
 
     async def label_all() -> ErrorTypes:
@@ -152,7 +151,10 @@ def label_runs(runs: Sequence[ComparedRun], args: argparse.Namespace) -> ErrorTy
                 )
                 n_unread = Counter(label.error_type for label in labels[run.name])[""]
                 if n_unread:
-                    say(f"{run.name}: no error type could be read for {n_unread} of {len(labels[run.name])} trials.")
+                    say(
+                        f"{run.name}: no error type could be read for {n_unread} of {len(labels[run.name])} trials.",
+                        program="reflectevo-train",
+                    )
             return ErrorTypes(labels, completer.model)
 
     return asyncio.run(label_all())

@@ -14,12 +14,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reflectevo_data.arguments import add_engine, positive
+from reflectevo_data.cli.arguments import add_engine, positive
 from reflectevo_data.errors import InputError
+from reflectevo_data.rollouts.manifest import Loop, RoleModels, RunSampling
 
 from ..evaluation.comparison import Metric, PairedTest, answers_of, compare, settings_that_differ
 from ..evaluation.intervals import holm
-from ..evaluation.tables import GATES, NOTHING, Table, percent, points
+from ..evaluation.tables import GATE_MEANINGS, NOTHING, Table, percent, points
 from .plots import Curve, Plot, accuracy_plot, correction_by_axis, correction_by_length, learning_curves
 from .reader import examples_data, packed
 from .runs import ComparedRun, load_runs
@@ -259,20 +260,22 @@ def _settings(runs: Sequence[ComparedRun]) -> Table:
     rows = []
     for run in runs:
         manifest = run.evaluation.manifest
-        source, models = manifest.get("source", {}), manifest.get("models", {})
-        sampling = manifest.get("sampling", {})
-        temperatures = {sampling.get("temperature"), sampling.get("reflection_temperature")} - {None}
+        source, loop = manifest.source, manifest.loop or Loop()
+        models, sampling = manifest.models or RoleModels(), manifest.sampling or RunSampling()
+        temperatures = {sampling.temperature, sampling.reflection_temperature} - {None}
         gate = run.evaluation.scores.total.gate
         rows.append(
             (
                 run.name,
-                " ".join(str(part) for part in (source.get("name", ""), source.get("split", "")) if part),
-                *(str(models.get(role, "")) for role in ("generator", "reflector", "corrector")),
-                str(manifest.get("setting", "two_stage")).replace("_", " "),
-                f"{gate}: {GATES[gate]}",
-                str(manifest.get("rounds", 1)),
-                str(manifest.get("vote", manifest.get("n_reflections", 1))),
-                f"T = {', '.join(f'{t:g}' for t in sorted(temperatures))}, seed {manifest.get('seed', 0)}",
+                " ".join(part for part in (source.name, source.split) if part),
+                models.generator,
+                models.reflector,
+                models.corrector,
+                loop.setting.replace("_", " "),
+                f"{gate}: {GATE_MEANINGS[gate]}",
+                str(loop.rounds),
+                str(loop.n_reflections),
+                f"T = {', '.join(f'{t:g}' for t in sorted(temperatures))}, seed {loop.seed}",
             )
         )
     return Table(columns, rows)

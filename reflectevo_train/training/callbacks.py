@@ -20,7 +20,8 @@ from transformers import Trainer, TrainerCallback
 from reflectevo_data.completers.base import Sampling
 from reflectevo_data.completers.live import LiveCompleter, undisturbed
 from reflectevo_data.prompts.templates import PromptSet
-from reflectevo_data.rollouts.loop import Role, Roles, Setting, run_rollouts
+from reflectevo_data.rollouts.loop import Role, Roles, run_rollouts
+from reflectevo_data.rollouts.manifest import Loop, Setting
 from reflectevo_data.schema import FailedRollout, Problem, Row, raw_row
 from reflectevo_data.verifiers.pool import VerifierPool
 
@@ -116,15 +117,8 @@ class ReflectionEvalCallback(TrainerCallback):
     async def _rows(
         self, problems: list[Problem], roles: Roles, verifier: VerifierPool, n_reflections: int
     ) -> list[Row]:
-        rollouts = run_rollouts(
-            problems,
-            roles,
-            prompts=self.prompts,
-            verifier=verifier,
-            n_reflections=n_reflections,
-            seed=self.seed,
-            setting=self.setting,
-        )
+        loop = Loop(setting=self.setting, n_reflections=n_reflections, seed=self.seed)
+        rollouts = run_rollouts(problems, roles, loop, prompts=self.prompts, verifier=verifier)
         async with aclosing(rollouts):
             done = [rollout async for rollout in rollouts]
         for failure in done:

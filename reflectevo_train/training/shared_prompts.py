@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import wraps
 from itertools import groupby, takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -161,7 +161,7 @@ def read_prompts_once(model: PreTrainedModel, max_length: int | None) -> None:
         InputError: Its attention does not take the mask of tries.
     """
     check_attention(model.config, max_length)
-    backbone = (model.get_base_model() if isinstance(model, PeftModel) else model).base_model
+    backbone = cast(PreTrainedModel, (model.get_base_model() if isinstance(model, PeftModel) else model).base_model)
     forward_apart = backbone.forward
 
     @wraps(forward_apart)

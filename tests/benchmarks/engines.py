@@ -104,7 +104,6 @@ async def loop(
         Roles(role, role, role),
         prompts=prompts,
         verifier=verifier,
-        n_reflections=2,
         in_flight=2 * completer.slots,
     ):
         n += 1
@@ -198,7 +197,8 @@ def padded_generate(requests: Sequence[Request], n_problems: int, n_rows: int) -
 async def client(n_problems: int, prompts: PromptSet, verifier: VerifierPool, folder: Path) -> tuple[Measured, float]:
     """`generate` with a model that costs nothing: into a run directory, as ever; also the peak memory in MB."""
     from reflectevo_data.rollouts.generate import generate_run
-    from reflectevo_data.rollouts.store import RunDirectory, new_manifest
+    from reflectevo_data.rollouts.manifest import Manifest
+    from reflectevo_data.rollouts.store import RunDirectory
 
     def answer(request: Any) -> str:
         if "Finish" not in request.prompt and request.seed % 3:
@@ -211,7 +211,7 @@ async def client(n_problems: int, prompts: PromptSet, verifier: VerifierPool, fo
     ]
     role = Role(ScriptedCompleter(answer, record=False), SAMPLING)
     start, cpu = time.perf_counter(), time.process_time()
-    with RunDirectory.open(folder / "client", new_manifest({"kind": "benchmark"})) as run:
+    with RunDirectory.open(folder / "client", Manifest()) as run:
         report = await generate_run(problems, Roles(role, role, role), run, prompts=prompts, verifier=verifier)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     assert report.counts.n_problems == n_problems

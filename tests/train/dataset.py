@@ -17,7 +17,8 @@ from reflectevo_data.dataset.build import build_dataset
 from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.rollouts.generate import generate_run
 from reflectevo_data.rollouts.loop import Role, Roles
-from reflectevo_data.rollouts.store import Preferences, RunDirectory, new_manifest
+from reflectevo_data.rollouts.manifest import Loop, Manifest, PromptSource, RoleModels
+from reflectevo_data.rollouts.store import Preferences, RunDirectory
 from reflectevo_data.sources.miniature import Chain, chain_of, problems
 from reflectevo_data.verifiers.pool import VerifierPool
 from reflectevo_train.miniature import corpus
@@ -51,13 +52,13 @@ def make_dataset(folder: Path, *, n_problems: int = 80, n_reflections: int = 4) 
             list(problems("train", seed=0, n=n_problems)),
             Roles(role, role, role),
             run,
+            Loop(n_reflections=n_reflections),
             prompts=prompts,
             verifier=verifier,
-            n_reflections=n_reflections,
         )
 
-    configuration = {"kind": "generate", "models": {"generator": "scripted"}, "prompts": {"name": "miniature"}}
-    with VerifierPool(1) as verifier, RunDirectory.open(folder / "run", new_manifest(configuration)) as run:
+    manifest = Manifest(models=RoleModels("scripted"), prompts=PromptSource("miniature"))
+    with VerifierPool(1) as verifier, RunDirectory.open(folder / "run", manifest) as run:
         asyncio.run(generate(run, verifier))
     with Preferences(folder / "run") as preferences:
         asyncio.run(judge_run(preferences, SelfJudge(completer, prompts)))

@@ -8,8 +8,16 @@ import random
 import re
 from pathlib import Path
 
-from reflectevo_data.rollouts.loop import Gate
-from reflectevo_data.rollouts.store import RunDirectory, new_manifest
+from reflectevo_data.rollouts.manifest import (
+    Gate,
+    Loop,
+    Manifest,
+    PromptSource,
+    QuestionSource,
+    RoleModels,
+    RunSampling,
+)
+from reflectevo_data.rollouts.store import RunDirectory
 from reflectevo_data.schema import Completion, Problem, Reflection, Rollout, SecondTrial, Trial, Verdict, raw_row
 from reflectevo_train.evaluation.counts import Scores
 from reflectevo_train.evaluation.evaluate import write_results
@@ -49,21 +57,16 @@ def make_evaluation(
 ) -> Scores:
     """An evaluation of the same n problems whatever the seed; the seed draws who solves what."""
     draw, words = random.Random(seed), random.Random(0)
-    configuration = {
-        "kind": "evaluate",
-        "source": {"name": "questions.jsonl", "sha256": "0" * 64, "n_problems": n},
-        "engine": "transformers",
-        "models": {"generator": "tiny", "reflector": f"tiny-reflector-{seed}", "corrector": "tiny"},
-        "setting": "two_stage",
-        "gate": gate,
-        "rounds": 1,
-        "vote": 1,
-        "sampling": {"temperature": 1.0, "reflection_temperature": 1.0, "top_p": 1.0, "max_tokens": 512},
-        "instructions": ["random"],
-        "prompts": {"name": "default", "fingerprint": "0123"},
-        "seed": seed,
-    }
-    with RunDirectory.open(folder, new_manifest(configuration)) as run:
+    manifest = Manifest(
+        kind="evaluate",
+        source=QuestionSource("questions.jsonl", sha256="0" * 64, n_problems=n),
+        engine="transformers",
+        models=RoleModels("tiny", f"tiny-reflector-{seed}", "tiny"),
+        sampling=RunSampling(temperature=1.0, reflection_temperature=1.0),
+        loop=Loop(gate=gate, n_reflections=1, seed=seed),
+        prompts=PromptSource("default", "0123"),
+    )
+    with RunDirectory.open(folder, manifest) as run:
         for i in range(n):
             problem = Problem(
                 f"q/{i:05d}",

@@ -16,7 +16,8 @@ from reflectevo_data.curation.judge import (
 )
 from reflectevo_data.errors import InputError
 from reflectevo_data.prompts.templates import load_prompts
-from reflectevo_data.rollouts.store import Preferences, RunDirectory, load_preferences, new_manifest
+from reflectevo_data.rollouts.manifest import Manifest
+from reflectevo_data.rollouts.store import Preferences, RunDirectory, load_preferences
 from reflectevo_data.schema import Completion, Reflection, Rollout, SecondTrial, Trial, Verdict, raw_row
 
 
@@ -128,7 +129,7 @@ def test_the_answer_slot_is_written_as_the_model_would(answer_type, gold, text):
 
 @pytest.fixture
 def run(tmp_path):
-    with RunDirectory.open(tmp_path / "run", new_manifest({"kind": "generate"})) as run:
+    with RunDirectory.open(tmp_path / "run", Manifest()) as run:
         run.append(row(1))
         run.append(row(2, reflections=("good notes", "bad notes", "more bad notes")))
         run.append(row(3, reflections=("good notes",)))

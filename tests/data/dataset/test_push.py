@@ -18,7 +18,8 @@ from reflectevo_data.dataset.push import push_dataset
 from reflectevo_data.errors import InputError
 from reflectevo_data.hub.cards import BEGIN, END
 from reflectevo_data.hub.commit import ATTEMPTS, RETRIED
-from reflectevo_data.rollouts.store import Preferences, RunDirectory, new_manifest
+from reflectevo_data.rollouts.manifest import Manifest, QuestionSource, RoleModels
+from reflectevo_data.rollouts.store import Preferences, RunDirectory
 from reflectevo_data.schema import (
     COLUMNS,
     CONFIGS,
@@ -44,8 +45,8 @@ def make_dataset(folder: Path, *, n: int = 30, answer: str = "B") -> Path:
         verdict = Verdict("correct" if right else "incorrect", answer if right else "C", "", float(right))
         return Trial("prompt", "", Completion(text), text, verdict)
 
-    configuration = {"kind": "generate", "models": {"generator": "tiny"}, "source": {"name": "questions.jsonl"}}
-    with RunDirectory.open(folder / "run", new_manifest(configuration)) as run:
+    manifest = Manifest(models=RoleModels("tiny"), source=QuestionSource("questions.jsonl"))
+    with RunDirectory.open(folder / "run", manifest) as run:
         for i in range(n):
             seconds = tuple(
                 SecondTrial(

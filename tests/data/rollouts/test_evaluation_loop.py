@@ -9,6 +9,7 @@ import pytest
 from reflectevo_data.completers.base import Sampling
 from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.rollouts.loop import Role, Roles, accepts, run_rollouts
+from reflectevo_data.rollouts.manifest import Loop
 from reflectevo_data.schema import Completion, Problem, Rollout, Verdict, raw_row
 
 
@@ -45,10 +46,10 @@ async def evaluate(answer, *, problems=PROBLEMS, prompts="default", **settings) 
     rollouts = run_rollouts(
         problems,
         Roles(role, role, role),
+        Loop(**{"n_reflections": 1} | settings),
         prompts=load_prompts(prompts),
         verifier=ExactVerifier(),
         in_flight=2,
-        **{"n_reflections": 1, **settings},
     )
     async with aclosing(rollouts):
         results = [result async for result in rollouts]

@@ -10,6 +10,7 @@ from reflectevo_data.completers.base import CompletionFailed, Sampling
 from reflectevo_data.completers.scripted import Request, ScriptedCompleter
 from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.rollouts.loop import Role, Roles, request_seed, run_rollouts
+from reflectevo_data.rollouts.manifest import Loop
 from reflectevo_data.schema import FailedRollout, Rollout, raw_row
 from reflectevo_data.verifiers.pool import VerifierPool
 
@@ -44,10 +45,11 @@ def always_wrong_then_right(request: Request) -> str:
     return "Thought: hm.\nAction: Finish[B]" if kind(request) == "correct" else "Thought: hm.\nAction: Finish[A]"
 
 
-async def collect(problems, roles, **options):
+async def collect(problems, roles, *, in_flight=4, **settings):
     with VerifierPool(workers=1) as verifier:
-        options = {"prompts": PROMPTS, "verifier": verifier, "instructions": ["1-1-1"], "in_flight": 4} | options
-        return [result async for result in run_rollouts(problems, roles, **options)]
+        loop = Loop(**{"instructions": ("1-1-1",)} | settings)
+        rollouts = run_rollouts(problems, roles, loop, prompts=PROMPTS, verifier=verifier, in_flight=in_flight)
+        return [result async for result in rollouts]
 
 
 async def test_a_correct_first_trial_ends_the_walk():
@@ -93,6 +95,30 @@ async def test_a_second_trial_sees_its_own_reflection_only():
         assert seen == re.findall(r"Note \d+", trial.reasoning)
         notes.update(seen)
     assert len(notes) == 4
+
+
+async def test_several_second_trials_are_made_from_one_reflection():
+    def answer(request):
+        if kind(request) == "reflect":
+            return f"Note {request.seed}: look again."
+        return f"Thought: {request.seed}.\nAction: Finish[{'AC'[kind(request) == 'correct']}]"
+
+    roles = one_role(answer)
+    [rollout] = await collect([problem(1)], roles, n_reflections=2, n_second_trials=3)
+    assert roles.generator.completer.n_calls == 1 + 2 + 2 * 3
+    texts = [second.reflection.text for second in rollout.second_trials]
+    assert [len(set(texts[i : i + 3])) for i in (0, 3)] == [1, 1]
+    assert texts[0] != texts[3]
+    assert len({second.trial.reasoning for second in rollout.second_trials}) == 6
+    tokens = [trial["n_reflection_tokens"] for trial in raw_row(rollout)["output"][1:]]
+    assert [count > 0 for count in tokens] == [True, False, False] * 2  # a reflection is paid for once
+    [single] = await collect([problem(1)], one_role(answer), n_reflections=2)
+    assert [single.second_trials[i].trial for i in (0, 1)] == [rollout.second_trials[i].trial for i in (0, 3)]
+
+
+def test_one_stage_makes_one_second_trial_with_each_reflection():
+    with pytest.raises(ValueError, match="one second trial with each reflection"):
+        Loop(setting="one_stage", n_second_trials=2)
 
 
 @pytest.mark.parametrize("answer_type", ["choice", "math", "text", "code"])
@@ -245,7 +271,7 @@ async def test_records_depend_on_the_seed_and_not_on_the_order():
         return f"Notes {request.seed}." if kind(request) == "reflect" else f"Thought.\nAction: Finish[{text}]"
 
     async def rows(order, **options):
-        results = await collect([problem(i) for i in order], one_role(answer), instructions=["random"], **options)
+        results = await collect([problem(i) for i in order], one_role(answer), instructions=("random",), **options)
         return {result.problem.id: raw_row(result) for result in results}
 
     assert await rows(range(12)) == await rows(reversed(range(12)), in_flight=1)

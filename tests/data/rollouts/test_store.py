@@ -4,29 +4,24 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import orjson
 import pytest
 
 from reflectevo_data.errors import InputError
+from reflectevo_data.rollouts.manifest import Loop, Manifest, QuestionSource, RoleModels, load_manifest
 from reflectevo_data.rollouts.store import (
     Preferences,
     RunDirectory,
     load_failed_ids,
-    load_manifest,
     load_preferences,
     load_rows,
-    new_manifest,
 )
 from reflectevo_data.schema import Completion, FailedRollout, Problem, Rollout, Trial, Verdict, raw_row
 
 
-CONFIGURATION = {
-    "kind": "generate",
-    "models": {"generator": "tiny"},
-    "seed": 0,
-    "source": {"name": "s", "n_problems": 9},
-}
+CONFIGURATION = Manifest(models=RoleModels("tiny"), loop=Loop(), source=QuestionSource("s", n_problems=9))
 
 
 def row(number: int) -> dict:
@@ -36,7 +31,7 @@ def row(number: int) -> dict:
 
 
 def open_run(path, configuration=CONFIGURATION):
-    return RunDirectory.open(path, new_manifest(configuration))
+    return RunDirectory.open(path, configuration)
 
 
 def test_what_is_appended_is_read_back_in_order(tmp_path):
@@ -45,7 +40,7 @@ def test_what_is_appended_is_read_back_in_order(tmp_path):
             run.append(row(number))
     assert [r["id"] for r in load_rows(tmp_path / "run")] == ["p/0", "p/1", "p/2"]
     assert list(load_rows(tmp_path / "run"))[1] == row(1)
-    assert load_manifest(tmp_path / "run")["models"] == {"generator": "tiny"}
+    assert load_manifest(tmp_path / "run").models == RoleModels("tiny")
 
 
 def test_half_written_last_line_is_dropped_and_its_problem_made_again(tmp_path):
@@ -84,13 +79,13 @@ def test_an_id_is_never_written_twice(tmp_path):
 def test_another_configuration_is_refused_with_the_differences(tmp_path):
     with open_run(tmp_path):
         pass
-    other = CONFIGURATION | {"seed": 7, "models": {"generator": "big"}}
+    other = replace(CONFIGURATION, loop=Loop(seed=7), models=RoleModels("big"))
     with pytest.raises(
-        InputError, match=r"models\.generator: 'tiny' there, 'big' now; seed: 0 there, 7 now"
+        InputError, match=r"loop\.seed: 0 there, 7 now; models\.generator: 'tiny' there, 'big' now"
     ) as refusal:
         open_run(tmp_path, other)
     assert "\n" not in str(refusal.value)
-    with open_run(tmp_path, CONFIGURATION | {"source": {"name": "s", "n_problems": 99}}):
+    with open_run(tmp_path, replace(CONFIGURATION, source=QuestionSource("s", n_problems=99))):
         pass  # more of the same problems
 
 

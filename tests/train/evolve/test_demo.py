@@ -15,7 +15,8 @@ import pytest
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.models import miniature_path
-from reflectevo_data.rollouts.store import RunDirectory, new_manifest
+from reflectevo_data.rollouts.manifest import Manifest
+from reflectevo_data.rollouts.store import RunDirectory
 from reflectevo_data.schema import COLUMNS as SCHEMA
 from reflectevo_data.schema import Row
 from reflectevo_train.evolve import demo
@@ -52,7 +53,7 @@ def raw(name: str, *correct: bool) -> Row:
 
 
 def write_evaluation(folder: Path, *rows: Row) -> None:
-    with RunDirectory.open(folder, new_manifest({"kind": "evaluate"})) as run:
+    with RunDirectory.open(folder, Manifest("evaluate")) as run:
         for row in rows:
             run.append(row)
 

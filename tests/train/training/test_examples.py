@@ -13,7 +13,8 @@ from reflectevo_data.curation.curate import dplus_rows, dpm_rows
 from reflectevo_data.errors import InputError
 from reflectevo_data.parsing.one_stage import split_one_stage
 from reflectevo_data.prompts.templates import PromptSet, load_prompts
-from reflectevo_data.rollouts.loop import Role, Roles, Setting, run_rollouts
+from reflectevo_data.rollouts.loop import Role, Roles, run_rollouts
+from reflectevo_data.rollouts.manifest import Loop, Setting
 from reflectevo_data.schema import Problem, Row, raw_row
 from reflectevo_data.verifiers.pool import VerifierPool
 from reflectevo_train.training.examples import SFT_SETTINGS, dpo, first_of_each_question, problem_of, sft_example
@@ -57,10 +58,9 @@ def roll_out(prompts: PromptSet, setting: Setting = "two_stage", n_reflections: 
         rollouts = run_rollouts(
             PROBLEMS,
             Roles(role, role, role),
+            Loop(setting=setting, n_reflections=n_reflections),
             prompts=prompts,
             verifier=verifier,
-            n_reflections=n_reflections,
-            setting=setting,
         )
         return [raw_row(rollout) async for rollout in rollouts]
 

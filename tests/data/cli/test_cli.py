@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from reflectevo_data.cli import build_parser, main
+from reflectevo_data.cli import PROGRAM, main
 
 
 HEAVY = ("torch", "transformers", "trl", "vllm", "datasets", "pyarrow", "sympy")
-COMMANDS = next(iter(a for a in build_parser()._actions if a.choices)).choices
+COMMANDS = [command.name for command in PROGRAM.commands]
 
 
 def loaded_after(code: str) -> list[str]:

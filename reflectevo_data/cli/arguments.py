@@ -6,13 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
+from ..completers.engine import ENGINES
+from ..errors import InputError
 
 
 if TYPE_CHECKING:
-    from .completers.engine import Engine
-    from .prompts.templates import PromptSet
-    from .schema import Problem
+    from ..completers.engine import Engine
+    from ..prompts.templates import PromptSet
+    from ..rollouts.manifest import QuestionSource
+    from ..schema import Problem
 
 
 def add_questions(parser: argparse.ArgumentParser, *, split: str) -> Any:
@@ -45,9 +47,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 def add_engine(group: Any) -> None:
     """What a model runs on; `group` may be a parser."""
-    group.add_argument(
-        "--engine", choices=("transformers", "vllm", "openai"), default="transformers", help="(%(default)s)"
-    )
+    group.add_argument("--engine", choices=ENGINES, default="transformers", help="(%(default)s)")
     group.add_argument("--base-url", action="append", metavar="URL", help="for openai: a server; repeat for several")
     group.add_argument("--slots", type=positive, metavar="N", help="requests the engine works on at once")
     group.add_argument(
@@ -92,40 +92,58 @@ def add_verification(group: Any) -> None:
     )
 
 
-def prompts_of(args: argparse.Namespace, *, default: str) -> PromptSet:
-    """The prompt set, with every instruction that is asked for in its pool."""
-    from .prompts.instructions import choose_instructions
-    from .prompts.templates import load_prompts
+def add_length_unit(parser: argparse.ArgumentParser) -> None:
+    """What statistics count lengths with."""
+    parser.add_argument(
+        "--tokenizer", metavar="ID|DIR", help="what lengths are counted with (default: words and marks)"
+    )
 
-    prompts = load_prompts(args.prompts or default, instruction_file=args.instruction_file)
+
+def add_repository(parser: argparse.ArgumentParser, *, what: str) -> None:
+    """Where on the Hub something is published."""
+    parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help=f"the {what} on the Hub")
+    parser.add_argument("--private", action="store_true", default=None, help="if it is made now")
+    parser.add_argument("--revision", metavar="BRANCH", help="a branch, made if need be (default: main)")
+
+
+def prompts_of(args: argparse.Namespace) -> PromptSet:
+    """The prompt set, with every instruction that is asked for in its pool.
+
+    Unless one is named, the miniature's problems are asked about in the words that its model was trained on.
+    """
+    from ..prompts.instructions import choose_instructions
+    from ..prompts.templates import load_prompts
+
+    name = args.prompts or ("miniature" if args.source == "miniature" else "default")
+    prompts = load_prompts(name, instruction_file=args.instruction_file)
     choose_instructions(list(prompts.pool), args.instruction, n_reflections=1, problem_id="", seed=args.seed)
     return prompts
 
 
-def problems_of(args: argparse.Namespace) -> tuple[list[Problem], dict[str, Any]]:
+def problems_of(args: argparse.Namespace) -> tuple[list[Problem], QuestionSource]:
     """The problems to answer, and what a manifest says of where they come from."""
-    from .rollouts.store import file_sha256
-    from .sources.load import load_problems
-    from .sources.table import SOURCES
+    from ..rollouts.manifest import QuestionSource, file_sha256
+    from ..sources.load import load_problems
+    from ..sources.table import SOURCES
 
     problems = load_problems(
         args.source, split=args.split, limit=args.limit, seed=args.seed, source_file=args.source_file
     )
     if not problems:
         raise InputError(f"--source {args.source}: no problem is left to answer.")
-    source: dict[str, Any] = {"name": args.source, "split": args.split}
-    if args.source in SOURCES and args.source_file is None:
-        source["revision"] = SOURCES[args.source].revision
+    n = len(problems)
     if Path(args.source).is_file():
-        source = {"name": Path(args.source).name, "sha256": file_sha256(args.source)}
+        return problems, QuestionSource(Path(args.source).name, sha256=file_sha256(args.source), n_problems=n)
     if args.source_file is not None:
-        source |= {"file": Path(args.source_file).name, "sha256": file_sha256(args.source_file)}
-    return problems, source | {"n_problems": len(problems)}
+        file, sha256 = Path(args.source_file).name, file_sha256(args.source_file)
+        return problems, QuestionSource(args.source, args.split, file=file, sha256=sha256, n_problems=n)
+    revision = SOURCES[args.source].revision if args.source in SOURCES else ""
+    return problems, QuestionSource(args.source, args.split, revision, n_problems=n)
 
 
 def engine_of(args: argparse.Namespace) -> Engine:
     """The engine, checked: its models are there, and so is what it needs."""
-    from .completers.engine import Engine
+    from ..completers.engine import Engine
 
     engine = Engine(
         args.engine,
