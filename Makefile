@@ -22,11 +22,11 @@ demo: $(VENV)/.demo
 
 ## test: all tests but those that need minutes, a GPU or vLLM
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest tests -m "not slow and not vllm and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not vllm and not gpu"
 
 ## test-slow: real launches, kills and hostile programs in every isolation
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest tests -m "slow and not vllm and not gpu"
+	$(BIN)/python -m pytest -m "slow and not vllm and not gpu"
 
 ## test-vllm: the engines' contract on a real vLLM, in process and as a server that is killed (its own environment)
 test-vllm:
@@ -37,11 +37,12 @@ style: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## quality: the linter, the formatter and the type checker
+## quality: the linter, the formatter, the type checker and the layers
 quality: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 ## bench: what is measured; each prints one table (see tests/benchmarks)
 bench: $(VENV)/.dev

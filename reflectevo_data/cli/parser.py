@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from types import ModuleType
 from typing import NoReturn
 
 from .. import __version__
@@ -91,6 +92,17 @@ class Program:
         except BrokenPipeError:  # `reflectevo-data … | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+
+
+def run_command(module: ModuleType, argv: Sequence[str]) -> int:
+    """Runs the command of a module within another one; returns its exit code.
+
+    Raises:
+        InputError: As the command does; whoever called says it.
+    """
+    parser = argparse.ArgumentParser(prog=module.__name__.rpartition(".")[2])
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(argv))
 
 
 def examples(*lines: str) -> str:

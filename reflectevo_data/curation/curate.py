@@ -135,7 +135,7 @@ def contrast_pairs(
     always the first reflections, the first instructions of a pool would be trained on more than the others.
 
     >>> contrast_pairs("q", [1, 2], [3, 4, 5], max_pairs=3)
-    [(1, 4), (2, 5), (1, 3)]
+    [(2, 5), (1, 3), (2, 4)]
     """
     if not correct or not wrong:
         return []
@@ -153,7 +153,7 @@ def equal_pairs(question_id: str, indices: Sequence[int], *, max_pairs: int | No
     The order is that of a round-robin tournament, in which everyone plays once a round.
 
     >>> equal_pairs("q", [1, 2, 3])
-    [(2, 3), (1, 3), (1, 2)]
+    [(1, 3), (2, 3), (1, 2)]
     """
     n = len(indices)
     if n < 2:

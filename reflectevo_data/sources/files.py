@@ -70,7 +70,7 @@ def load_file(path: str | Path, *, limit: int | None = None) -> list[Problem]:
 def problem_of_file_row(row: Any, *, name: str) -> Problem:
     r"""The problem of one row; `name` stands for the file in its id and source.
 
-    >>> problem_of_file_row({"problem": "1+1?", "solution": r"It is $\\boxed{2}$."}, name="mine").answer
+    >>> problem_of_file_row({"problem": "1+1?", "solution": r"It is $\boxed{2}$."}, name="mine").answer
     '2'
 
     Raises:
@@ -113,7 +113,7 @@ def problem_of_file_row(row: Any, *, name: str) -> Problem:
 def last_boxed(text: str) -> str | None:
     r"""What stands in the last `\boxed{…}` of a solution, braces balanced; None when there is none.
 
-    >>> last_boxed(r"so $\\boxed{\\frac{1}{2}}$")
+    >>> last_boxed(r"so $\boxed{\frac{1}{2}}$")
     '\\frac{1}{2}'
     """
     start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
@@ -135,7 +135,7 @@ def last_boxed(text: str) -> str | None:
 def infer_answer_type(answer: str, *, options: tuple[str, ...], given: bool, has_tests: bool) -> AnswerType:
     r"""How an answer is written where nothing states it.
 
-    >>> [infer_answer_type(a, options=(), given=False, has_tests=False) for a in ("Lima", "1,250", r"\\sqrt{2}")]
+    >>> [infer_answer_type(a, options=(), given=False, has_tests=False) for a in ("Lima", "1,250", r"\sqrt{2}")]
     ['text', 'math', 'math']
 
     Args:

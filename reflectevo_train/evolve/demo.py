@@ -22,10 +22,14 @@ import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from reflectevo_data.cli.commands import build, generate, judge
+from reflectevo_data.cli.parser import run_command
 from reflectevo_data.errors import InputError
 
+from ..evaluation import evaluate
 from .plan import BASE, CORRECT, FULL, QUICK, REFLECT, Entry, Plan, Training
 from .results import report
 from .steps import Clock, Steps, available_cores
@@ -134,16 +138,17 @@ def make_data(folder: Path, plan: Plan, seed: int, reflected_by: Sequence[str], 
     if (dataset / "build.json").is_file():
         return
     with clock.phase("generate"):
-        _data(
-            *("generate", "--source", BASE, "--model", BASE, "--limit", problems, "--seed", seed),
+        _command(
+            generate,
+            *("--source", BASE, "--model", BASE, "--limit", problems, "--seed", seed),
             *("--n-reflections", plan.reflections, "--temperature", 1.0, "--max-tokens", MAX_TOKENS),
             *("--prompts", "miniature", *reflected_by, "--output", run),
         )
     if any("dpref" in entry.name for entry in plan.entries) and not reflected_by:
         with clock.phase("judge"):
-            _data("judge", run, "--judge", "self")
+            _command(judge, run, "--judge", "self")
     with clock.phase("build"):
-        _data("build", run, "--output", dataset)
+        _command(build, run, "--output", dataset)
 
 
 def train_and_evaluate(
@@ -171,8 +176,9 @@ def train_and_evaluate(
         roles += ["--corrector", who(entry.corrector)]
     with clock.phase("evaluate"):
         # the main measure: reflections sampled at T = 1, trials greedy
-        _train(
-            *("evaluate", "--source", BASE, "--split", plan.split, "--limit", plan.test_problems, "--seed", seed),
+        _command(
+            evaluate,
+            *("--source", BASE, "--split", plan.split, "--limit", plan.test_problems, "--seed", seed),
             *("--setting", entry.setting, "--gate", "oracle", "--temperature", 0.0, "--reflection-temperature", 1.0),
             *("--max-tokens", MAX_TOKENS, *roles, "--output", evaluation),
         )
@@ -217,22 +223,8 @@ def _refuse_other_plan(path: Path, manifest: dict[str, Any]) -> None:
         raise InputError(f"{path.parent}: made with other settings ({'; '.join(differences)}). Name another --output.")
 
 
-def _data(*arguments: object) -> None:
-    from reflectevo_data.cli import main
-
-    _checked(main([str(argument) for argument in arguments]), "reflectevo-data", arguments)
-
-
-def _train(*arguments: object) -> None:
-    from ..cli import main
-
-    _checked(main([str(argument) for argument in arguments]), "reflectevo-train", arguments)
-
-
-def _checked(code: int, program: str, arguments: Sequence[object]) -> None:
-    if code == 130:
-        raise KeyboardInterrupt
-    if code:
-        raise InputError(
-            f"{program} {arguments[0]} ended with exit code {code}. What it says above has to be mended first."
-        )
+def _command(module: ModuleType, *arguments: object) -> None:
+    """Runs a command of either package in this process."""
+    if code := run_command(module, [str(argument) for argument in arguments]):
+        name = module.__name__.rpartition(".")[2]
+        raise InputError(f"{name} ended with exit code {code}. What it says above has to be mended first.")
