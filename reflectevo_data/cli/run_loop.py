@@ -13,14 +13,14 @@ from .arguments import engine_of, problems_of, prompts_of
 
 if TYPE_CHECKING:
     from ..rollouts.generate import GenerationReport
-    from ..rollouts.manifest import Kind, Loop, QuestionSource
+    from ..rollouts.manifest import Loop, QuestionSource, RunKind
     from ..rollouts.store import RunDirectory
     from ..schema import Problem
 
 
 def run_loop(
     args: argparse.Namespace,
-    kind: Kind,
+    kind: RunKind,
     loop: Loop,
     *,
     finish: Callable[[RunDirectory, list[Problem], GenerationReport], int],

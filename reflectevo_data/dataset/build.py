@@ -41,7 +41,7 @@ from .card import (
     run_lines,
 )
 from .statistics import WORDS, LengthUnit, Statistics, TaskStatistics, add, in_total, row_counts, statistics_of, table
-from .write import BUILD, KIND, SplitWriter, replacing
+from .write import BUILD, DATASET_KIND, SplitWriter, replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +276,7 @@ def _describe(report: BuildReport, folder: Path, output: Path) -> None:
         generated = orjson.loads((output / BUILD).read_bytes()).get("card", {})
         card = merge_cards(card, (output / CARD).read_text("utf-8"), generated=generated, fixed=FIXED)
     (folder / CARD).write_text(card, "utf-8")
-    build = {"kind": KIND, "format": 1, **asdict(report), "card": metadata}
+    build = {"kind": DATASET_KIND, "format": 1, **asdict(report), "card": metadata}
     (folder / BUILD).write_bytes(orjson.dumps(build, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 

@@ -26,7 +26,7 @@ from .card import SplitSize
 
 
 BUILD = "build.json"
-KIND = "reflectevo-dataset"
+DATASET_KIND = "reflectevo-dataset"
 ROW_GROUP_BYTES = 12 << 20
 # Columns whose values repeat. The others are long texts: a dictionary of them is built, found too large and thrown away.
 _REPEATING = {"task", "source", "answer", "answer_type", "generator", "reflector", "corrector", "license", "judge"}
@@ -163,7 +163,7 @@ def _refuse_foreign(output: Path) -> None:
     if not entries:
         return
     try:
-        ours = orjson.loads((output / BUILD).read_bytes()).get("kind") == KIND
+        ours = orjson.loads((output / BUILD).read_bytes()).get("kind") == DATASET_KIND
     except (OSError, orjson.JSONDecodeError, AttributeError):
         ours = False
     if not ours:

@@ -84,7 +84,7 @@ def parse_trial(text: str | None, problem: Problem) -> ParsedTrial:
     sentence. What follows a hallucinated observation or question is not the model's attempt and is cut; so is a
     reasoning model's hidden block. An answer that means two options at once is unparsed.
     """
-    attempt = _Attempt.read(text)
+    attempt = _AttemptText.read(text)
     if problem.answer_type == "code":
         return _parse_code(attempt, problem)
     for content, end in _answers(attempt, problem):
@@ -96,7 +96,7 @@ def parse_trial(text: str | None, problem: Problem) -> ParsedTrial:
 
 def has_action(text: str | None, answer_type: str) -> bool:
     """Whether the attempt acts at all, well or badly: if not, it is worth a second call from `Action:`."""
-    attempt = _Attempt.read(text)
+    attempt = _AttemptText.read(text)
     if attempt.actions or attempt.calls:
         return True
     if answer_type == "math":
@@ -120,7 +120,7 @@ class _Answer(NamedTuple):
     end: int
 
 
-class _Attempt(NamedTuple):
+class _AttemptText(NamedTuple):
     """A text up to where the model stops answering, with the `Action:` marks (start, end) and the calls in it."""
 
     text: str
@@ -128,7 +128,7 @@ class _Attempt(NamedTuple):
     calls: list[_Call]
 
     @classmethod
-    def read(cls, text: str | None) -> _Attempt:
+    def read(cls, text: str | None) -> _AttemptText:
         text = str(text or "").replace("\x00", "")
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -181,7 +181,7 @@ def _at_line_start(text: str, position: int) -> bool:
     return (line > 0 or position < 9) and _LINE_START.fullmatch(text, line, position) is not None
 
 
-def _answers(attempt: _Attempt, problem: Problem) -> Iterator[_Answer]:
+def _answers(attempt: _AttemptText, problem: Problem) -> Iterator[_Answer]:
     """What may be the answer, the best place first."""
     text, answer_type = attempt.text, problem.answer_type
     for call in sorted(attempt.calls, key=lambda call: (call.place > 0, call.start), reverse=True):
@@ -315,7 +315,7 @@ def _stated_at_the_end(text: str, problem: Problem) -> Iterator[_Answer]:
     yield _Answer(content, len(text))
 
 
-def _parse_code(attempt: _Attempt, problem: Problem) -> ParsedTrial:
+def _parse_code(attempt: _AttemptText, problem: Problem) -> ParsedTrial:
     plain_from = attempt.actions[-1][1] if attempt.actions else 0
     block = find_code(attempt.text, plain_from, called_names(problem.test_list))
     if block is None:

@@ -24,7 +24,7 @@ from ..errors import InputError
 MANIFEST = "manifest.json"
 FORMAT = 2
 
-Kind = Literal["generate", "evaluate", "import"]
+RunKind = Literal["generate", "evaluate", "import"]
 Gate = Literal["oracle", "none", "self"]
 Setting = Literal["two_stage", "one_stage", "retry"]
 GATES: tuple[Gate, ...] = get_args(Gate)
@@ -137,7 +137,7 @@ class Manifest:
         git_revision: Of the checkout that ran, empty when installed from a package.
     """
 
-    kind: Kind = "generate"
+    kind: RunKind = "generate"
     source: QuestionSource = field(default_factory=QuestionSource)
     engine: str = ""
     models: RoleModels | None = None

@@ -26,7 +26,7 @@ class Test:
     """One assert.
 
     Attributes:
-        calls: Where its calls are in `Plan.calls`; the trusted expression knows them as `_0`, `_1`, …
+        calls: Where its calls are in `CheckPlan.calls`; the trusted expression knows them as `_0`, `_1`, …
         kind: `equals` compares the only call with `expected` in the parent, `true` and `false` ask for its truth
             value, `judge` evaluates `expression` in a process of its own.
         modules: Standard modules that the expression uses and nothing imports.
@@ -41,7 +41,7 @@ class Test:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CheckPlan:
     """All asserts of a problem, `calls` in their order; `imports` are for the trusted expressions.
 
     The calls are compiled here, once a problem: a fresh process takes longer to compile a line than to run it.
@@ -53,7 +53,7 @@ class Plan:
     imports: str
 
 
-def plan(problem: Problem) -> Plan:
+def plan(problem: Problem) -> CheckPlan:
     """The plan of a code problem's tests.
 
     Raises:
@@ -65,7 +65,7 @@ def plan(problem: Problem) -> Plan:
 
 
 @lru_cache(maxsize=4096)  # one problem is checked many times
-def _plan(problem_id: str, test_list: tuple[str, ...], setup: str, solution: str) -> Plan:
+def _plan(problem_id: str, test_list: tuple[str, ...], setup: str, solution: str) -> CheckPlan:
     if not test_list:
         raise InputError(
             f"{problem_id}: test_list is empty, expected `assert …` statements. Add some or drop the row."
@@ -86,7 +86,7 @@ def _plan(problem_id: str, test_list: tuple[str, ...], setup: str, solution: str
                     )
                 tests.append(_test(statement.test, calls, defined, set(imports), where))
                 compiled += [_compile(call, where) for call in calls[len(compiled) :]]
-    return Plan(tuple(calls), tuple(compiled), tuple(tests), "\n".join(imports.values()))
+    return CheckPlan(tuple(calls), tuple(compiled), tuple(tests), "\n".join(imports.values()))
 
 
 def _parse(text: str, where: str) -> list[ast.stmt]:

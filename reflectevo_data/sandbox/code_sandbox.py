@@ -183,7 +183,7 @@ class CodeSandbox:
             answers.reason = self._judge(plan, answers)
         return CodeResult(not answers.reason, answers.reason)
 
-    def _judge(self, plan: asserts.Plan, answers: _Answers) -> str:
+    def _judge(self, plan: asserts.CheckPlan, answers: _Answers) -> str:
         """Why one of the tests fails whose expressions take more than a comparison with a literal; or nothing."""
         numbers = [number for number, test in enumerate(plan.tests) if test.kind == "judge"]
         if not numbers:
@@ -287,7 +287,7 @@ class _Verdicts(NamedTuple):
 class _Answers:
     """What a program's process has sent so far, judged as it comes; `reason` is set by the first thing that is wrong."""
 
-    def __init__(self, plan: asserts.Plan) -> None:
+    def __init__(self, plan: asserts.CheckPlan) -> None:
         self._plan = plan
         self._ready = False
         self._last_of = {test.calls[-1]: number for number, test in enumerate(plan.tests)}

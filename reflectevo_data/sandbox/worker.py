@@ -22,7 +22,7 @@ from . import values
 from .zygote import END, FORK, FORKS, LAST, NOT_PRELOADED, USAGE
 
 
-MAX_ANSWER = 4 * values.MAX_BYTES  # bytes of all messages of one request
+MAX_ANSWER_BYTES = 4 * values.MAX_BYTES  # bytes of all messages of one request
 START_S = 30.0  # for a zygote to come up; it takes 0.2 s on an idle machine
 KILL_S = 10.0  # for a zygote to kill its child and say so
 QUIET_MS = 20  # in which most programs end: until then no message wakes the parent, only the end
@@ -188,7 +188,7 @@ def _converse(channel: socket.socket, request: bytes, receive: Callable[[Any], b
                 del buffer[: end + 1]
                 if receive(_message(line)):
                     return _DONE
-            if len(buffer) > values.MAX_BYTES or n_bytes > MAX_ANSWER:
+            if len(buffer) > values.MAX_BYTES or n_bytes > MAX_ANSWER_BYTES:
                 return "sent more than a result may hold"
     except TimeoutError:
         return _TIMED_OUT

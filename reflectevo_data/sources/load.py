@@ -43,8 +43,10 @@ def load_problems(
     if source_file is not None and source not in SOURCES:
         raise InputError(f"--source-file: goes with a named source, and {source} is none. Expected {_names()}.")
     if source == "miniature":
-        if split not in miniature.SPLITS:
-            raise InputError(f"--split {split}: miniature has no such split. Expected {', '.join(miniature.SPLITS)}.")
+        if split not in miniature.MINIATURE_SPLITS:
+            raise InputError(
+                f"--split {split}: miniature has no such split. Expected {', '.join(miniature.MINIATURE_SPLITS)}."
+            )
         return list(miniature.problems(split, seed=seed, n=1000 if limit is None else limit))
     if source in SOURCES:
         return load_source(source, split=split, limit=limit, seed=seed, source_file=source_file)
@@ -67,7 +69,15 @@ def source_names() -> list[str]:
 def sources_table() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Column titles and one row a source, as `reflectevo-data sources` prints them."""
     rows = [
-        ("miniature", "miniature arithmetic", "text", "(generated)", "", "Apache-2.0", ", ".join(miniature.SPLITS))
+        (
+            "miniature",
+            "miniature arithmetic",
+            "text",
+            "(generated)",
+            "",
+            "Apache-2.0",
+            ", ".join(miniature.MINIATURE_SPLITS),
+        )
     ]
     for name, source in SOURCES.items():
         revision = source.revision[:12] if source.is_pinned else f"{source.revision} (branch)"

@@ -17,7 +17,7 @@ from ..schema import Problem, stable_hash
 
 
 Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+MINIATURE_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 VERBS = (("Add", "Subtract"), ("Gain", "Lose"))
 N_STEPS = (3, 4, 4, 5)
@@ -120,8 +120,8 @@ def draw_chain(rng: random.Random) -> Chain:
 
 def problems(split: Split = "train", *, seed: int = 0, n: int = 1000) -> Iterator[Problem]:
     """`n` different problems of one split; the first ones do not depend on `n`."""
-    if split not in SPLITS:
-        raise ValueError(f"miniature has no split {split!r}: expected one of {', '.join(SPLITS)}.")
+    if split not in MINIATURE_SPLITS:
+        raise ValueError(f"miniature has no split {split!r}: expected one of {', '.join(MINIATURE_SPLITS)}.")
     rng = random.Random(stable_hash("miniature problems", split, str(seed)))
     seen: set[str] = set()
     while len(seen) < n:

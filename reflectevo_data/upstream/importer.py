@@ -25,7 +25,7 @@ from ..errors import InputError
 from ..parsing.trial import parse_trial
 from ..rollouts.manifest import Manifest, QuestionSource
 from ..rollouts.store import Preferences, RunDirectory
-from ..schema import Problem, Row, Verdict
+from ..schema import Completion, Problem, Reflection, Rollout, Row, SecondTrial, Trial, Verdict, raw_row
 from ..sources.reading import read_records
 from ..sources.table import SOURCES
 from ..verifiers.leaks import leaks_answer
@@ -329,15 +329,30 @@ def _stored_answer(problem: Problem, stored: Stored) -> str:
 
 def _record(merged: Merged, verdicts: Sequence[Verdict | None], report: ImportReport) -> Imported:
     counts, problem = report.counts, merged.problem
+    stored = (merged.first, *merged.seconds)
+    trials = [
+        _trial(problem, one, verdict, merged.first, counts) for one, verdict in zip(stored, verdicts, strict=True)
+    ]
     generator = merged.first.model or "unknown"
-    outputs = [_output(1, problem, merged.first, verdicts[0], merged.first, counts)]
-    for second, verdict in zip(merged.seconds, verdicts[1:], strict=True):
-        outputs.append(_output(2, problem, second, verdict, merged.first, counts))
     reflectors = Counter(second.reflector for second in merged.seconds if second.reflector)
     correctors = Counter(second.model for second in merged.seconds if second.model)
+    row = raw_row(
+        Rollout(
+            problem=problem,
+            trial_1=trials[0].trial,
+            second_trials=tuple(trials[1:]),
+            generator=generator,
+            reflector=reflectors.most_common(1)[0][0] if reflectors else generator,
+            corrector=correctors.most_common(1)[0][0] if correctors else generator,
+            seed=0,
+        )
+    )
+    for output, one in zip(row["output"], stored, strict=True):  # trials of one record may be of different models
+        output["reasoning_source"] = one.model or generator
+        output["reflection_source"] = (one.reflector or generator) if output["reflections"] else ""
     preferences = []
     for chosen, rejected in dict.fromkeys(merged.pairs):
-        if outputs[chosen + 1]["is_correct"] and outputs[rejected + 1]["is_correct"]:
+        if trials[chosen + 1].trial.verdict.is_correct and trials[rejected + 1].trial.verdict.is_correct:
             pair = {"id": problem.id, "chosen": chosen + 1, "rejected": rejected + 1, "judge": JUDGE}
             preferences.append(pair)
         elif merged.seconds[rejected].label:
@@ -345,33 +360,14 @@ def _record(merged: Merged, verdicts: Sequence[Verdict | None], report: ImportRe
     counts["records"] += 1
     counts["second trials"] += len(merged.seconds)
     counts["preferences"] += len(preferences)
-    row = {
-        "id": problem.id,
-        "question": problem.question,
-        "answer": problem.answer,
-        "task": problem.task,
-        "source": problem.source,
-        "options": list(problem.options),
-        "test_list": list(problem.test_list),
-        "output": outputs,
-        "instruction": [output["instruction"] for output in outputs[1:]],
-        "generator": generator,
-        "reflector": reflectors.most_common(1)[0][0] if reflectors else generator,
-        "corrector": correctors.most_common(1)[0][0] if correctors else generator,
-        "answer_type": problem.answer_type,
-        "answers": list(problem.answers),
-        "test_setup_code": problem.test_setup_code,
-        "license": problem.license,
-        "group": problem.group,
-        "seed": 0,
-    }
     return Imported(row, preferences)
 
 
-def _output(
-    number: int, problem: Problem, stored: Stored, verdict: Verdict | None, first: Stored, counts: Counter[str]
-) -> Row:
-    """One trial of a record."""
+def _trial(
+    problem: Problem, stored: Stored, verdict: Verdict | None, first: Stored, counts: Counter[str]
+) -> SecondTrial:
+    """One trial of a record, with the reflection that it was made from; the first one's is empty."""
+    is_first = stored is first
     reasoning, was_cut = cut_verdict(stored.reasoning)
     counts["verdicts cut from trials"] += was_cut
     parsed = parse_trial(reasoning, problem)
@@ -385,43 +381,24 @@ def _output(
         counts["labels verified"] += 1
         counts["labels changed: stored correct, not so"] += stored.label is True and not verdict.is_correct
         counts["labels changed: stored wrong, correct"] += stored.label is False and verdict.is_correct
-    leaks = number > 1 and leaks_answer(stored.reflection, problem, first.reasoning)
+    leaks = not is_first and leaks_answer(stored.reflection, problem, first.reasoning)
     counts["reflections that state the answer"] += leaks
-    prompt, prefill, reflection_prompt = _prompts(number, problem, stored, first, counts)
-    return {
-        "trial": number,
-        "generated_answer": verdict.answer,
-        "reasoning": parsed.reasoning,
-        "is_correct": verdict.is_correct,
-        "error": verdict.reason,
-        "reflections": [stored.reflection.strip()] if number > 1 else [],
-        "reasoning_prompt": [prompt, prefill],
-        "reflection_prompt": reflection_prompt,
-        "reasoning_source": stored.model or first.model or "unknown",
-        "reflection_source": (stored.reflector or first.model or "unknown") if number > 1 else "",
-        "instruction": stored.instruction if number > 1 else "",
-        "status": verdict.status,
-        "f1": verdict.f1,
-        "leaks_answer": leaks,
-        "finish_reason": "stop",
-        "n_prompt_tokens": 0,
-        "n_completion_tokens": 0,
-        "reflection_finish_reason": "stop" if number > 1 else "",
-        "n_reflection_tokens": 0,
-    }
+    prompt, prefill, reflection_prompt = _prompts(problem, stored, first, counts)
+    return SecondTrial(
+        Reflection("" if is_first else stored.instruction, reflection_prompt, Completion(stored.reflection), leaks),
+        Trial(prompt, prefill, Completion(reasoning), parsed.reasoning, verdict),
+    )
 
 
-def _prompts(
-    number: int, problem: Problem, stored: Stored, first: Stored, counts: Counter[str]
-) -> tuple[str, str, str]:
+def _prompts(problem: Problem, stored: Stored, first: Stored, counts: Counter[str]) -> tuple[str, str, str]:
     """Prompt, prefill and reflection prompt of a trial, each without what was written after it was sent."""
-    before = (first.reasoning,) if number > 1 else ()
+    before = () if stored is first else (first.reasoning,)
     prompt, prefill = stored.prompts[0] if stored.prompts else "", ""
     if len(stored.prompts) > 1 and stored.reasoning.lstrip().startswith(stored.prompts[1].strip()):
         prefill = stored.prompts[1]  # what a second call was made to continue
     prompt, cut = cut_prompt(prompt, question=problem.question, later=[stored.reasoning], before=before)
     reflection_prompt, reflection_cut = "", False
-    if number > 1:
+    if stored is not first:
         later = [stored.reflection, stored.reasoning]
         reflection_prompt, reflection_cut = cut_prompt(
             stored.reflection_prompt, question=problem.question, later=later, before=before

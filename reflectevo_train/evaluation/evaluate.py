@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from reflectevo_data.schema import Problem
 
 PREDICTIONS, REPORT = "predictions.parquet", "report.json"
-KIND = "reflectevo-evaluation"
+EVALUATION_KIND = "reflectevo-evaluation"
 
 
 class Evaluation(NamedTuple):
@@ -75,7 +75,7 @@ def write_results(folder: str | Path, *, gate: Gate, n_failed: int = 0) -> Score
 def report_json(scores: Scores) -> dict[str, Any]:
     """The content of `report.json`."""
     return {
-        "kind": KIND,
+        "kind": EVALUATION_KIND,
         "format": 1,
         "total": scores.total.to_dict(),
         "tasks": {name: report.to_dict() for name, report in scores.tasks.items()},
@@ -95,7 +95,7 @@ def load_evaluation(folder: str | Path) -> Evaluation:
         raise InputError(f"{folder}: no evaluation (no {REPORT}). Make one with `reflectevo-train evaluate`.")
     try:
         report = orjson.loads(path.read_bytes())
-        if report["kind"] != KIND:
+        if report["kind"] != EVALUATION_KIND:
             raise KeyError("kind")
         groups = (
             {name: EvalReport.from_dict(counts) for name, counts in report[key].items()}

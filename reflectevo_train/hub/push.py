@@ -29,7 +29,7 @@ from .training_record import load_record
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-MANIFEST = "reflectevo.json"
+MODEL_MANIFEST = "reflectevo.json"
 # What belongs to a model; checkpoints, optimizer states, logs and pickles stay at home.
 MODEL_FILES = (
     "*.safetensors",
@@ -97,7 +97,7 @@ def push_model(
     contents |= benchmark_results(read, benchmarks or {})
     card, metadata = model_card(folder, repo_id, read, base_model=base_model, predictions=predictions)
     manifest = {"kind": "reflectevo-model", "format": 1, "training": load_record(folder), "card": metadata}
-    contents[MANIFEST] = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    contents[MODEL_MANIFEST] = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     for name, content in [*contents.items(), (CARD, card.encode())]:
         if isinstance(content, bytes):
             token_free(name, content)
@@ -259,7 +259,7 @@ def _publish_predictions(
         ],
     )
     card = new_card(data.to_yaml(), text)
-    contents[MANIFEST] = orjson.dumps({"kind": "reflectevo-predictions", "format": 1, "card": data.to_dict()})
+    contents[MODEL_MANIFEST] = orjson.dumps({"kind": "reflectevo-predictions", "format": 1, "card": data.to_dict()})
 
     def files(remote: Remote) -> Mapping[str, Path | bytes]:
         theirs = (remote.read(CARD) or b"").decode("utf-8", "replace")
@@ -282,7 +282,7 @@ def _publish_predictions(
 def _generated(remote: Remote) -> dict[str, Any]:
     """The metadata that the last push generated."""
     try:
-        generated = orjson.loads(remote.read(MANIFEST) or b"{}").get("card", {})
+        generated = orjson.loads(remote.read(MODEL_MANIFEST) or b"{}").get("card", {})
     except (orjson.JSONDecodeError, AttributeError):
         return {}
     return generated if isinstance(generated, dict) else {}

@@ -20,7 +20,7 @@ from reflectevo_data.models import miniature_path
 from reflectevo_data.parsing.trial import parse_trial
 from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.schema import Problem, stable_hash
-from reflectevo_data.sources.miniature import SPLITS, problems
+from reflectevo_data.sources.miniature import MINIATURE_SPLITS, problems
 
 from .corpus import CAREFUL, LAZY_OPENING, THOROUGH_OPENING, named_step, steps_of
 
@@ -74,7 +74,7 @@ class Attempt:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", type=Path, default=miniature_path())
-    parser.add_argument("--split", choices=SPLITS, default="validation")
+    parser.add_argument("--split", choices=MINIATURE_SPLITS, default="validation")
     parser.add_argument("--n", type=int, default=500, help="how many problems")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)

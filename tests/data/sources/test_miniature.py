@@ -10,7 +10,7 @@ import pytest
 from reflectevo_data.models import miniature_path
 from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.sources.miniature import (
-    SPLITS,
+    MINIATURE_SPLITS,
     VERBS,
     Chain,
     chain_of,
@@ -45,7 +45,7 @@ def test_splits_are_stable():
     assert [start for start in split if split[start] == "test"] == [54, 66, 69]
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", MINIATURE_SPLITS)
 def test_problems_are_drawn_by_seed(split):
     first = list(problems(split, seed=3, n=50))
     assert list(problems(split, seed=3, n=80))[:50] == first
@@ -56,7 +56,7 @@ def test_problems_are_drawn_by_seed(split):
 def test_splits_never_overlap_whatever_the_seeds():
     groups = {
         split: {problem.group for seed in range(3) for problem in problems(split, seed=seed, n=500)}
-        for split in SPLITS
+        for split in MINIATURE_SPLITS
     }
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert not groups[one] & groups[other]
