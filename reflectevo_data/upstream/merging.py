@@ -76,17 +76,9 @@ def merge(found: Iterable[Attempt], counts: Counter[str]) -> Iterator[Merged]:
 
 def _problem(attempt: Attempt) -> Problem:
     of_source = SOURCES.get(attempt.source)
-    return Problem(
-        id=f"imported/{attempt.id}",
-        question=attempt.question,
-        answer=attempt.answer,
-        answer_type=attempt.answer_type,
-        options=attempt.options,
-        test_list=attempt.test_list,
-        test_setup_code=attempt.test_setup_code,
-        answers=attempt.answers,
+    return replace(
+        attempt.problem(f"imported/{attempt.id}"),
         task=attempt.task or (of_source.task if of_source else ""),
-        source=attempt.source,
         license=attempt.license or (of_source.license if of_source else "unknown"),
         group=f"imported/{attempt.question_id}",  # records of one question stay in one split
     )

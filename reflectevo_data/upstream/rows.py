@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..parsing.options import options_in
-from ..schema import ANSWER_TYPES, AnswerType, stable_hash
+from ..schema import ANSWER_TYPES, AnswerType, Problem, stable_hash
 from ..sources.files import infer_answer_type, last_boxed
 
 
@@ -95,6 +95,22 @@ class Attempt:
         """Equal for equal first trials at equal questions: what belongs into one record."""
         trial = " ".join(_LABEL.sub("", self.first.reasoning).replace("Observation:", "").split())
         return f"{self.question_id}-{stable_hash(trial, self.first.answer.strip()) & 0xFFFFFFFF:08x}"
+
+    def problem(self, id: str) -> Problem:
+        """The problem that it is an attempt at."""
+        return Problem(
+            id=id,
+            question=self.question,
+            answer=self.answer,
+            answer_type=self.answer_type,
+            options=self.options,
+            test_list=self.test_list,
+            test_setup_code=self.test_setup_code,
+            answers=self.answers,
+            task=self.task,
+            source=self.source,
+            license=self.license,
+        )
 
 
 def attempts(row: Any) -> Iterator[Attempt]:

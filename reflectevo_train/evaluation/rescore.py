@@ -19,7 +19,7 @@ import orjson
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.rollouts.manifest import Gate
-from reflectevo_data.schema import Problem, Row
+from reflectevo_data.schema import Row
 
 from .counts import score_rows
 from .evaluate import print_scores, report_json
@@ -181,19 +181,7 @@ def _judged(records: Iterable[tuple[str, Any]]) -> Iterator[Row]:
                 f"{where}: a preference pair, which is no prediction. Score the raw file it was made from."
             )
         found.append((where, one))
-    problems = [
-        Problem(
-            id=where,
-            question=one.question,
-            answer=one.answer,
-            answer_type=one.answer_type,
-            options=one.options,
-            test_list=one.test_list,
-            test_setup_code=one.test_setup_code,
-            answers=one.answers,
-        )
-        for where, one in found
-    ]
+    problems = [one.problem(where) for where, one in found]
     with VerifierPool() as verifier:
         verifier.preflight(problems)
         firsts = verifier.verify_many([one.first.reasoning for _, one in found], problems)
