@@ -28,13 +28,12 @@ FILES = sorted(path.relative_to(RECIPES).as_posix() for path in RECIPES.glob("*/
 
 def test_there_is_a_recipe_for_everything():
     sft = [
-        f"config_{s}_{m}"
-        for s in ("one_stage", "two_stage_reflect", "two_stage_correct", "qa")
-        for m in ("full", "lora")
+        f"config_{s}_{m}" for s in ("one_stage", "two_stage_reflect", "two_stage_correct") for m in ("full", "lora")
     ]
     dpo = [f"config_{s}_{m}" for s in ("dpm", "dpref") for m in ("full", "lora")]
     expected = {f"{model}/sft/{name}.yaml" for model in MODELS for name in [*sft, "config_one_stage_qlora"]}
     expected |= {f"{model}/dpo/{name}.yaml" for model in MODELS for name in dpo}
+    expected.add("miniature/sft/config_qa_full.yaml")  # with a rate of its own; elsewhere `--setting qa` is all
     assert set(FILES) == expected
     assert {path.parent.name for path in RECIPES.glob("*/README.md")} == set(MODELS)
 
