@@ -1,1 +1,1 @@
-"""Recipes: one YAML file for each model, setting and method, and the configurations that `accelerate launch` takes."""
+"""Training recipes: `<model>/{sft,dpo}/config_*.yaml`, made by `make`, and configs of accelerate to launch them with."""

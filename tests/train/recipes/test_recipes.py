@@ -1,20 +1,24 @@
-"""Every recipe parses against the installed TRL, says what its name says, and refuses a key that nothing knows."""
+"""Every recipe is what the tables make, parses against the installed TRL, and says what its name says; others are refused."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from trl import DPOConfig, SFTConfig
 
-import reflectevo_train
 from reflectevo_data.errors import InputError
+from reflectevo_train.recipes import make
 from reflectevo_train.training.arguments import parse_arguments
 from reflectevo_train.training.setup import run
+from tests.reference import ROOT
 
 
-RECIPES = Path(reflectevo_train.__file__).parent / "recipes"
+RECIPES = make.RECIPES
 MODELS = {
     "llama-3-8b-instruct": "meta-llama/Meta-Llama-3-8B-Instruct",
     "mistral-7b-instruct-v0.2": "mistralai/Mistral-7B-Instruct-v0.2",
@@ -36,6 +40,38 @@ def test_there_is_a_recipe_for_everything():
     expected.add("miniature/sft/config_qa_full.yaml")  # with a rate of its own; elsewhere `--setting qa` is all
     assert set(FILES) == expected
     assert {path.parent.name for path in RECIPES.glob("*/README.md")} == set(MODELS)
+
+
+def test_every_file_is_what_the_tables_make():
+    assert make.differing_files(make.made_files()) == [], "run python -m reflectevo_train.recipes.make"
+
+
+def test_what_differs_is_named_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    copy = Path(shutil.copytree(RECIPES, tmp_path / "recipes"))
+    monkeypatch.setattr(make, "RECIPES", copy)
+    assert make.main(["--check"]) == 0
+    changed, gone, foreign = (
+        copy / "qwen3-8b/sft" / f"config_{name}.yaml" for name in ("one_stage_full", "two_stage_correct_lora", "mine")
+    )
+    text = changed.read_text()
+    changed.write_text(text.replace("seed: 42", "seed: 43"))
+    gone.unlink()
+    foreign.write_text("seed: 1\n")
+
+    assert make.main(["--check"]) == 1
+    named = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert named == [path.relative_to(copy).as_posix() for path in (foreign, changed, gone)]
+    assert not gone.exists()
+
+    assert make.main([]) == 0
+    assert (changed.read_text(), gone.is_file(), foreign.read_text()) == (text, True, "seed: 1\n")
+
+
+def test_no_trainer_is_loaded_to_make_them():
+    code = "import sys, reflectevo_train.recipes.make; sys.exit(bool({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("file", FILES)
