@@ -130,10 +130,11 @@ def examples(n_questions: int, rows_each: int) -> list[dict[str, Any]]:
 
 
 def tokens_computed(model: Any) -> list[int]:
-    """Filled with the tokens of each forward pass of the backbone's first layer."""
+    """Filled with the tokens of each forward pass of the backbone's first layer, a repeated one included."""
     seen: list[int] = []
-    model.base_model.layers[0].register_forward_hook(
-        lambda module, args, output: seen.append(args[0].shape[:2].numel())
+    # hooks of the layer itself are outside of what checkpointing repeats
+    model.base_model.layers[0].input_layernorm.register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].shape[:2].numel())
     )
     return seen
 
@@ -164,7 +165,7 @@ def test_sft_is_that_of_the_sequences_apart(
             model=model,
             args=SFTConfig(
                 str(tmp_path),
-                gradient_checkpointing=checkpointing,
+                activation_checkpointing=checkpointing,
                 dataset_kwargs={"skip_prepare_dataset": True},
                 **COMMON,
             ),
@@ -172,9 +173,13 @@ def test_sft_is_that_of_the_sequences_apart(
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
         )
+        if checkpointing:  # as the trainer does when training begins
+            model.activation_checkpointing_enable()
+        model.train()
         seen = tokens_computed(model)
         loss = trainer.compute_loss(trainer.model, collator(rows))
         loss.backward()
+        assert len(seen) == (2 if checkpointing else 1)
         found[share] = loss.item(), gradient(model), seen[0]
     assert found[True][0] == pytest.approx(found[False][0], rel=1e-5)
     torch.testing.assert_close(found[True][1], found[False][1], rtol=1e-3, atol=1e-6)
