@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,8 @@ def parse_arguments(
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = TrlParser((ReflectionArguments, config_class, ModelConfig))
     if "--config" in arguments:
-        check_recipe(arguments[arguments.index("--config") + 1 :][0:1], parser)
+        recipe = check_recipe(arguments[arguments.index("--config") + 1 :][0:1], parser)
+        check_names(recipe, arguments)
     try:
         script_args, training_args, model_args, *unknown = parser.parse_args_and_config(
             arguments, return_remaining_strings=True
@@ -102,8 +103,8 @@ def parse_arguments(
     return script_args, training_args, model_args
 
 
-def check_recipe(path: Sequence[str], parser: TrlParser) -> None:
-    """Refuses a recipe that is no YAML mapping or has an unknown key.
+def check_recipe(path: Sequence[str], parser: TrlParser) -> dict[str, Any]:
+    """The recipe, refused if it is no YAML mapping or has an unknown key.
 
     Raises:
         InputError: Says where, and which key may have been meant.
@@ -125,6 +126,14 @@ def check_recipe(path: Sequence[str], parser: TrlParser) -> None:
             mantissa, exponent = value.lower().split("e")
             as_yaml = f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
             raise InputError(f"{path[0]}: {key}: {value} is a text in YAML. Write {as_yaml}.")
+    return recipe
+
+
+def check_names(recipe: Mapping[str, Any], flags: Sequence[str]) -> None:
+    """Refuses the old name of a recipe's key as a flag: transformers would take the recipe's value without a word."""
+    for flag in flags:
+        if "activation_checkpointing" in recipe and re.match(r"--(no[_-])?gradient[_-]checkpointing(=|$)", flag):
+            raise InputError(f"{flag}: the recipe has its new name. Write --activation_checkpointing true or false.")
 
 
 def known_keys(parser: TrlParser) -> list[str]:

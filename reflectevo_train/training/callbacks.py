@@ -213,7 +213,7 @@ def whole_model(trainer: Trainer) -> Iterator[Any]:
 
     accelerator = trainer.accelerator
     wrapped = trainer.model_wrapped if trainer.model_wrapped is not None else trainer.model
-    checkpointing = trainer.args.gradient_checkpointing_kwargs
+    checkpointing = trainer.args.activation_checkpointing_kwargs
     with (
         unwrap_model_for_generation(wrapped, accelerator, gradient_checkpointing_kwargs=checkpointing) as model,
         unsharded(model, reshard_after_forward=_reshards_after_forward(accelerator)),

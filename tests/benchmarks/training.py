@@ -151,7 +151,7 @@ def tokens_per_second(name: str, rows: Any, tokenizer: Any, args: argparse.Names
         train_sampling_strategy="group_by_length" if name == "grouped by length" else "random",
         bf16=on_gpu,
         use_cpu=not on_gpu,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         report_to="none",
         save_strategy="no",
         logging_steps=10_000,

@@ -36,7 +36,13 @@ def rows(dataset: Path) -> Any:
 
 
 def config(folder: Path, **options: Any) -> SFTConfig:
-    common = {"bf16": False, "use_cpu": True, "gradient_checkpointing": False, "report_to": "none", "max_length": 2000}
+    common = {
+        "bf16": False,
+        "use_cpu": True,
+        "activation_checkpointing": False,
+        "report_to": "none",
+        "max_length": 2000,
+    }
     return SFTConfig(output_dir=str(folder), **(common | options))  # pyright: ignore
 
 

@@ -270,7 +270,7 @@ def test_a_recipe_with_push_to_hub_does_the_same_at_the_end_of_training(hub, tin
         "per_device_train_batch_size": 2,
         "bf16": "false",
         "use_cpu": "true",
-        "gradient_checkpointing": "false",
+        "activation_checkpointing": "false",
         "report_to": "none",
         "eval_strategy": "no",
         "push_to_hub": "true",

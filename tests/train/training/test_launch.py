@@ -77,7 +77,7 @@ def command(script: str, model: Path, dataset: Path, output: Path, *more: str) -
         ),
         *("--model_name_or_path", str(model), "--output_dir", str(output), "--prompts", "miniature"),
         *("--max_steps", "4", "--max_length", "700", "--learning_rate", "1e-3", "--lr_scheduler_type", "constant"),
-        *("--bf16", "false", "--gradient_checkpointing", "false", "--logging_steps", "1", "--report_to", "none"),
+        *("--bf16", "false", "--activation_checkpointing", "false", "--logging_steps", "1", "--report_to", "none"),
         *("--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "2", "--disable_tqdm", "true"),
         *more,
     ]
