@@ -1,14 +1,26 @@
 """The record types and every published column name: the one place that states them.
 
-In memory a problem becomes a `Rollout` (frozen dataclasses); on disk a rollout is one `raw` row (plain data), and the
-`dplus`, `dpm` and `dpref` rows are made of raw rows. `features(config)` gives the explicit `datasets.Features`.
+In memory a problem becomes a `Rollout` (frozen dataclasses); on disk a rollout is one `RawRow` (plain data), and
+`DPlusRow`, `PairRow` and `DPrefRow` are made of raw rows. `COLUMNS` and the explicit `datasets.Features` of
+`features(config)` are derived from these four.
 """
-
-from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    TypeAlias,
+    TypedDict,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 
 if TYPE_CHECKING:
@@ -19,6 +31,7 @@ ANSWER_TYPES: tuple[str, ...] = get_args(AnswerType)
 Status = Literal["correct", "incorrect", "unparsed"]
 FinishReason = Literal["stop", "length", "error"]
 Row = dict[str, Any]
+"""A row of any shape, such as a source's; rows of our own shapes are the typed ones below."""
 
 CONFIGS = ("raw", "dplus", "dpm", "dpref")
 
@@ -162,116 +175,189 @@ class FailedRollout:
     error: str
 
 
-# Published columns: names and order are fixed by the upstream format.
+Int32 = Annotated[int, "int32"]
+Int64 = Annotated[int, "int64"]
+Float32 = Annotated[float, "float32"]
 
-_OUTPUT_COLUMNS = {
-    "trial": "int32",  # 1: the first attempt, 2: each second attempt, 3 and on: an evaluation's further rounds
-    "generated_answer": "string",
-    "reasoning": "string",
-    "is_correct": "bool",
-    "error": "string",  # why it is not correct, or why the request failed
-    "reflections": ["string"],  # none for trial 1, one for a second trial
-    "reasoning_prompt": ["string"],  # the prompt as sent; the prefill of a second call, empty when one call sufficed
-    "reflection_prompt": "string",
-    "reasoning_source": "string",  # the model that wrote the trial
-    "reflection_source": "string",  # the model that wrote the reflection
-    "instruction": "string",  # key in the reflection-instruction pool
-    # ours, after the published ones
-    "status": "string",
-    "f1": "float32",
-    "leaks_answer": "bool",
-    "finish_reason": "string",
-    "n_prompt_tokens": "int32",
-    "n_completion_tokens": "int32",
-    "reflection_finish_reason": "string",
-    "n_reflection_tokens": "int32",
+
+# Published columns: names and order are fixed by the upstream format; ours come after them. `COLUMNS` is made from the
+# annotations at import, so this module keeps them as types: as texts (`from __future__ import annotations`) they would
+# have to be compiled, and the import would take a fifth longer.
+
+
+class TrialRow(TypedDict):
+    """An entry of a raw row's `output`."""
+
+    trial: Int32  # 1: the first attempt, 2: each second attempt, 3 and on: an evaluation's further rounds
+    generated_answer: str
+    reasoning: str
+    is_correct: bool
+    error: str  # why it is not correct, or why the request failed
+    reflections: list[str]  # none for trial 1, one for a second trial
+    reasoning_prompt: list[str]  # the prompt as sent; the prefill of a second call, empty when one call sufficed
+    reflection_prompt: str
+    reasoning_source: str  # the model that wrote the trial
+    reflection_source: str  # the model that wrote the reflection
+    instruction: str  # key in the reflection-instruction pool
+    # ours
+    status: Status
+    f1: Float32
+    leaks_answer: bool
+    finish_reason: FinishReason
+    n_prompt_tokens: Int32
+    n_completion_tokens: Int32
+    reflection_finish_reason: str  # a FinishReason, empty for trial 1
+    n_reflection_tokens: Int32
+
+
+class RawRow(TypedDict):
+    """A question with all its trials and reflections."""
+
+    id: str
+    question: str
+    answer: str
+    task: str
+    source: str
+    options: list[str]
+    test_list: list[str]
+    output: list[TrialRow]
+    # ours
+    instruction: list[str]  # the keys of the second trials, in their order
+    generator: str
+    reflector: str
+    corrector: str
+    answer_type: AnswerType
+    answers: list[str]
+    test_setup_code: str
+    license: str
+    group: str
+    seed: Int64
+
+
+class DPlusRow(TypedDict):
+    """A reflection that led to a correct second trial."""
+
+    id: str
+    question: str
+    answer: str
+    first_trial_reasoning: str
+    first_trial_answer: str
+    second_trial_reasoning: str
+    second_trial_answer: str
+    reflections: str
+    reason_prompt: list[str]
+    reflect_prompt: str
+    # ours
+    task: str
+    source: str
+    instruction: str
+    generator: str
+    reflector: str
+    corrector: str
+    answer_type: AnswerType
+    correct_prompt: list[str]  # the prompt of the second trial as sent, and its prefill
+    # what a prompt of another kind needs: one-stage training makes its own
+    options: list[str]
+    test_list: list[str]
+
+
+class PairRow(TypedDict):
+    """Two reflections on one failed trial. In D± the chosen one led to a correct second trial, the other did not."""
+
+    id: str
+    question: str
+    answer: str
+    first_trial_reasoning: str
+    first_trial_answer: str
+    second_trial_reasoning_chosen: str
+    second_trial_answer_chosen: str
+    reflection_chosen: str
+    second_trial_reasoning_rejected: str
+    second_trial_answer_rejected: str
+    reflection_rejected: str
+    reason_prompt: list[str]
+    reflect_prompt: str
+    # ours
+    task: str
+    source: str
+    instruction: str  # of the chosen reflection
+    generator: str
+    reflector: str
+    corrector: str
+    answer_type: AnswerType
+    instruction_rejected: str
+    reflect_prompt_rejected: str
+
+
+class DPrefRow(PairRow):
+    """Two reflections that both led to a correct second trial, ranked."""
+
+    judge: str  # the model that ranked the pair, or `self`
+
+
+class PreferenceRow(TypedDict):
+    """A line of a run's preferences; `pair`, `chosen` and `rejected` are places in the question's `output`.
+
+    What is `NotRequired` an imported preference does not have: nothing is known of how it was read.
+    """
+
+    id: str
+    pair: NotRequired[list[int]]
+    chosen: int | None  # None without a winner
+    rejected: int | None
+    outcome: NotRequired[str]
+    positions: NotRequired[list[str]]
+    judge: str
+
+
+class RankedPair(NamedTuple):
+    """Two second trials of one question, by their places in its `output`, and who preferred the chosen one."""
+
+    chosen: int
+    rejected: int
+    judge: str
+
+
+ColumnType: TypeAlias = "str | list[ColumnType] | dict[str, ColumnType]"
+"""The name of a type, a list with the type of its entries, or the fields of an object."""
+
+_TYPE_NAMES: dict[Any, str] = {bool: "bool"} | dict.fromkeys((str, AnswerType, Status, FinishReason), "string")
+
+
+def _columns(row_type: type) -> dict[str, ColumnType]:
+    return {name: _column_type(hint) for name, hint in get_type_hints(row_type, include_extras=True).items()}
+
+
+def _column_type(hint: Any) -> ColumnType:
+    if is_typeddict(hint):
+        return _columns(hint)
+    if get_origin(hint) is list:
+        return [_column_type(get_args(hint)[0])]
+    if get_origin(hint) is Annotated:
+        return get_args(hint)[1]
+    return _TYPE_NAMES[hint]
+
+
+COLUMNS: dict[str, dict[str, ColumnType]] = {
+    "raw": _columns(RawRow),
+    "dplus": _columns(DPlusRow),
+    "dpm": _columns(PairRow),
+    "dpref": _columns(DPrefRow),
 }
 
-_PAIR = ("second_trial_reasoning", "second_trial_answer", "reflection")
 
-COLUMNS: dict[str, dict[str, Any]] = {
-    "raw": {
-        "id": "string",
-        "question": "string",
-        "answer": "string",
-        "task": "string",
-        "source": "string",
-        "options": ["string"],
-        "test_list": ["string"],
-        "output": [_OUTPUT_COLUMNS],
-        # ours
-        "instruction": ["string"],  # the keys of the second trials, in their order
-        "generator": "string",
-        "reflector": "string",
-        "corrector": "string",
-        "answer_type": "string",
-        "answers": ["string"],
-        "test_setup_code": "string",
-        "license": "string",
-        "group": "string",
-        "seed": "int64",
-    },
-    "dplus": {
-        "id": "string",
-        "question": "string",
-        "answer": "string",
-        "first_trial_reasoning": "string",
-        "first_trial_answer": "string",
-        "second_trial_reasoning": "string",
-        "second_trial_answer": "string",
-        "reflections": "string",
-        "reason_prompt": ["string"],
-        "reflect_prompt": "string",
-        # ours
-        "task": "string",
-        "source": "string",
-        "instruction": "string",
-        "generator": "string",
-        "reflector": "string",
-        "corrector": "string",
-        "answer_type": "string",
-        "correct_prompt": ["string"],  # the prompt of the second trial as sent, and its prefill
-        # what a prompt of another kind needs: one-stage training makes its own
-        "options": ["string"],
-        "test_list": ["string"],
-    },
-    "dpm": {
-        "id": "string",
-        "question": "string",
-        "answer": "string",
-        "first_trial_reasoning": "string",
-        "first_trial_answer": "string",
-        **{f"{name}_chosen": "string" for name in _PAIR},
-        **{f"{name}_rejected": "string" for name in _PAIR},
-        "reason_prompt": ["string"],
-        "reflect_prompt": "string",
-        # ours
-        "task": "string",
-        "source": "string",
-        "instruction": "string",  # of the chosen reflection
-        "generator": "string",
-        "reflector": "string",
-        "corrector": "string",
-        "answer_type": "string",
-        "instruction_rejected": "string",
-        "reflect_prompt_rejected": "string",
-    },
-}
-COLUMNS["dpref"] = {**COLUMNS["dpm"], "judge": "string"}  # the model that ranked the pair, or `self`
-
-
-def features(config: str) -> datasets.Features:
+def features(config: str) -> "datasets.Features":
     """The `datasets.Features` of one config, columns in their published order."""
     import datasets
 
-    def feature(spec: Any) -> Any:
-        if isinstance(spec, list):
-            return datasets.List(feature(spec[0]))
-        if isinstance(spec, dict):
-            return {name: feature(value) for name, value in spec.items()}
-        return datasets.Value(spec)
+    def feature(column: ColumnType) -> Any:
+        if isinstance(column, list):
+            return datasets.List(feature(column[0]))
+        if isinstance(column, dict):
+            return {name: feature(entry) for name, entry in column.items()}
+        return datasets.Value(column)
 
-    return datasets.Features({name: feature(spec) for name, spec in COLUMNS[config].items()})
+    return datasets.Features({name: feature(column) for name, column in COLUMNS[config].items()})
 
 
 def stable_hash(*parts: str) -> int:
@@ -289,12 +375,12 @@ def stable_digest(*parts: str) -> bytes:
     return digest.digest()
 
 
-def raw_row(rollout: Rollout) -> Row:
+def raw_row(rollout: Rollout) -> RawRow:
     """A rollout as one `raw` row."""
     problem = rollout.problem
-    outputs = [_output_row(1, rollout.trial_1, None, rollout)]
+    outputs = [_trial_row(1, rollout.trial_1, None, rollout)]
     for number, round_trials in enumerate((rollout.second_trials, *rollout.later_rounds), 2):
-        outputs += [_output_row(number, trial, reflection, rollout) for reflection, trial in round_trials]
+        outputs += [_trial_row(number, trial, reflection, rollout) for reflection, trial in round_trials]
     return {
         "id": problem.id,
         "question": problem.question,
@@ -317,7 +403,7 @@ def raw_row(rollout: Rollout) -> Row:
     }
 
 
-def _output_row(number: int, trial: Trial, reflection: Reflection | None, rollout: Rollout) -> Row:
+def _trial_row(number: int, trial: Trial, reflection: Reflection | None, rollout: Rollout) -> TrialRow:
     return {
         "trial": number,
         "generated_answer": trial.verdict.answer,
@@ -341,19 +427,26 @@ def _output_row(number: int, trial: Trial, reflection: Reflection | None, rollou
     }
 
 
-def problem_of_row(row: Row) -> Problem:
+def problem_of_row(row: RawRow) -> Problem:
     """The problem that a `raw` row was made from."""
     return Problem(
         id=row["id"],
         question=row["question"],
         answer=row["answer"],
         answer_type=row["answer_type"],
-        options=row["options"],
-        test_list=row["test_list"],
+        options=tuple(row["options"]),
+        test_list=tuple(row["test_list"]),
         test_setup_code=row["test_setup_code"],
-        answers=row["answers"],
+        answers=tuple(row["answers"]),
         task=row["task"],
         source=row["source"],
         license=row["license"],
         group=row["group"],
     )
+
+
+def ranked_pair(row: PreferenceRow) -> RankedPair | None:
+    """The pair that a preference is about, None when it has no winner."""
+    if row["chosen"] is None or row["rejected"] is None:
+        return None
+    return RankedPair(row["chosen"], row["rejected"], row["judge"])

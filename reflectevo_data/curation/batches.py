@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..rollouts.records import JudgedRun, arrow_schema, parse_chunk, read_chunks
-from ..schema import COLUMNS, CONFIGS, Row, stable_digest
+from ..schema import COLUMNS, CONFIGS, RankedPair, stable_digest
 from .curate import MAX_PAIRS, ORIGINS, contrast_pairs, normalize_whitespace, ranked_pairs
 from .flat_trials import FlatTrials
 from .near_duplicates import NearDuplicateIndex
@@ -154,7 +154,7 @@ def _without_doubles(batch: pa.RecordBatch, seen: set[bytes]) -> pa.RecordBatch:
 
 
 def _select(
-    flat: FlatTrials, preferences: dict[str, list[Row]], curation: Curation, seen: _Seen
+    flat: FlatTrials, preferences: dict[str, list[RankedPair]], curation: Curation, seen: _Seen
 ) -> tuple[dict[str, _Selection], CurationCounts]:
     positions, counts = _usable(flat, curation, seen)
     is_correct = flat.column("is_correct")[positions]
@@ -166,18 +166,18 @@ def _select(
         if row in wrong
         for pair in contrast_pairs(flat.ids[row], indices, wrong[row], max_pairs=curation.max_pairs)
     ]
-    ranked: list[tuple[int, int, str]] = []
+    ranked: list[RankedPair] = []
     for row, indices in correct.items():
         if len(indices) < 2 or not (said := preferences.get(flat.ids[row])):
             continue
         start = int(flat.starts[row])
-        places = [{**p, "chosen": start + p["chosen"], "rejected": start + p["rejected"]} for p in said]
+        places = [p._replace(chosen=start + p.chosen, rejected=start + p.rejected) for p in said]
         ranked += ranked_pairs(flat.ids[row], indices, places, max_pairs=curation.max_pairs)
     selections = {
         "dplus": _Selection(positions[is_correct]),
         "dpm": _Selection(*_columns(contrasts)),
         "dpref": _Selection(
-            *_columns([pair[:2] for pair in ranked]), np.array([judge for _, _, judge in ranked], object)
+            *_columns([(p.chosen, p.rejected) for p in ranked]), np.array([p.judge for p in ranked], object)
         ),
     }
     return selections, counts

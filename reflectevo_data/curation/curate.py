@@ -1,6 +1,6 @@
 """Raw rows -> D+, D± and Dpref rows, and the pairs a judge has to rank.
 
-These functions are the definition of the three sets, on plain rows. `builder.py` makes the same rows from whole Arrow
+These functions are the definition of the three sets, on plain rows. `batches.py` makes the same rows from whole Arrow
 tables; it shares `ORIGINS` and the choice of pairs with this module, and a test holds the two equal.
 
 - D+: first trial wrong, reflection, second trial correct.
@@ -13,11 +13,22 @@ reflection on the question says the same (in a build of several runs: in any of 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from ..schema import Row, stable_hash
+from ..schema import (
+    COLUMNS,
+    DPlusRow,
+    DPrefRow,
+    PairRow,
+    PreferenceRow,
+    RankedPair,
+    RawRow,
+    ranked_pair,
+    stable_hash,
+)
 
 
 MAX_PAIRS = 4
@@ -32,8 +43,10 @@ class Origin(NamedTuple):
     field: str
 
 
-_ROW = {name: Origin("row", name) for name in ("id", "question", "answer", "task", "source", "generator", "reflector")}
-_ROW |= {name: Origin("row", name) for name in ("corrector", "answer_type")}
+_ROW = {
+    name: Origin("row", name)
+    for name in ("id", "question", "answer", "task", "source", "generator", "reflector", "corrector", "answer_type")
+}
 _FIRST = {
     "first_trial_reasoning": Origin("first", "reasoning"),
     "first_trial_answer": Origin("first", "generated_answer"),
@@ -71,7 +84,7 @@ ORIGINS: dict[str, dict[str, Origin]] = {
 }
 
 
-def usable(row: Row, *, include_leaks: bool = False) -> list[int]:
+def usable(row: RawRow, *, include_leaks: bool = False) -> list[int]:
     """Indices into `row["output"]` of the second trials whose reflection takes part, see the head of this module."""
     first, *_ = row["output"]
     if first["is_correct"] or first["finish_reason"] == "error":
@@ -90,28 +103,30 @@ def usable(row: Row, *, include_leaks: bool = False) -> list[int]:
     return indices
 
 
-def dplus_rows(row: Row, *, include_leaks: bool = False) -> list[Row]:
+def dplus_rows(row: RawRow, *, include_leaks: bool = False) -> list[DPlusRow]:
     """The D+ rows of one raw row: every usable reflection whose second trial is correct."""
     correct, _ = _by_outcome(row, include_leaks)
     return [_row("dplus", row, chosen=i) for i in correct]
 
 
-def dpm_rows(row: Row, *, max_pairs: int = MAX_PAIRS, include_leaks: bool = False) -> list[Row]:
+def dpm_rows(row: RawRow, *, max_pairs: int = MAX_PAIRS, include_leaks: bool = False) -> list[PairRow]:
     """The D± rows of one raw row, at most `max_pairs`."""
     correct, wrong = _by_outcome(row, include_leaks)
     pairs = contrast_pairs(row["id"], correct, wrong, max_pairs=max_pairs)
     return [_row("dpm", row, chosen=i, rejected=j) for i, j in pairs]
 
 
-def candidate_pairs(row: Row, *, max_pairs: int | None = None, include_leaks: bool = False) -> list[tuple[int, int]]:
+def candidate_pairs(
+    row: RawRow, *, max_pairs: int | None = None, include_leaks: bool = False
+) -> list[tuple[int, int]]:
     """Pairs of indices into `row["output"]` for a judge: both reflections usable, both second trials correct."""
     correct, _ = _by_outcome(row, include_leaks)
     return equal_pairs(row["id"], correct, max_pairs=max_pairs)
 
 
 def dpref_rows(
-    row: Row, preferences: Iterable[Row], *, max_pairs: int = MAX_PAIRS, include_leaks: bool = False
-) -> list[Row]:
+    row: RawRow, preferences: Iterable[PreferenceRow], *, max_pairs: int = MAX_PAIRS, include_leaks: bool = False
+) -> list[DPrefRow]:
     """The Dpref rows of one raw row, at most `max_pairs`.
 
     Args:
@@ -122,8 +137,9 @@ def dpref_rows(
         include_leaks: Whether reflections that state the gold answer take part.
     """
     correct, _ = _by_outcome(row, include_leaks)
-    ranked = ranked_pairs(row["id"], correct, preferences, max_pairs=max_pairs)
-    return [_row("dpref", row, chosen=i, rejected=j, preference={"judge": judge}) for i, j, judge in ranked]
+    ranked = filter(None, map(ranked_pair, preferences))
+    pairs = ranked_pairs(row["id"], correct, ranked, max_pairs=max_pairs)
+    return [_row("dpref", row, chosen=i, rejected=j, judge=judge) for i, j, judge in pairs]
 
 
 def contrast_pairs(
@@ -175,12 +191,12 @@ def equal_pairs(question_id: str, indices: Sequence[int], *, max_pairs: int | No
 
 
 def ranked_pairs(
-    question_id: str, correct: Sequence[int], preferences: Iterable[Row], *, max_pairs: int
-) -> list[tuple[int, int, str]]:
-    """(chosen, rejected, judge) of at most `max_pairs` pairs that the judge ranked, ties left out."""
-    verdicts = {frozenset((p["chosen"], p["rejected"])): p for p in preferences if p["chosen"] is not None}
-    ranked = (verdicts[frozenset(pair)] for pair in equal_pairs(question_id, correct) if frozenset(pair) in verdicts)
-    return [(p["chosen"], p["rejected"], p["judge"]) for p, _ in zip(ranked, range(max_pairs), strict=False)]
+    question_id: str, correct: Sequence[int], ranked: Iterable[RankedPair], *, max_pairs: int
+) -> list[RankedPair]:
+    """At most `max_pairs` of the pairs that the judge ranked, in the order of `equal_pairs`."""
+    of_pair = {frozenset((pair.chosen, pair.rejected)): pair for pair in ranked}
+    found = (of_pair.get(frozenset(pair)) for pair in equal_pairs(question_id, correct))
+    return list(itertools.islice(filter(None, found), max_pairs))
 
 
 def normalize_whitespace(text: str) -> str:
@@ -188,19 +204,18 @@ def normalize_whitespace(text: str) -> str:
     return " ".join(text.split())
 
 
-def _by_outcome(row: Row, include_leaks: bool) -> tuple[list[int], list[int]]:
+def _by_outcome(row: RawRow, include_leaks: bool) -> tuple[list[int], list[int]]:
     indices = usable(row, include_leaks=include_leaks)
     correct = [i for i in indices if row["output"][i]["is_correct"]]
     return correct, [i for i in indices if not row["output"][i]["is_correct"]]
 
 
-def _row(config: str, row: Row, *, chosen: int, rejected: int | None = None, preference: Row | None = None) -> Row:
-    from ..schema import COLUMNS
-
+def _row(config: str, row: RawRow, *, chosen: int, rejected: int | None = None, judge: str = "") -> Any:
+    """The row of this config; its columns and their origins, not types, say which."""
     output = row["output"]
-    parts: dict[str, Any] = {"row": row, "first": output[0], "chosen": output[chosen], "preference": preference}
+    parts: dict[str, Any] = {"row": row, "first": output[0], "chosen": output[chosen], "preference": {"judge": judge}}
     parts["rejected"] = None if rejected is None else output[rejected]
-    made = {}
+    made: dict[str, Any] = {}
     for column in COLUMNS[config]:
         part, field = ORIGINS[config][column]
         value = parts[part][field]

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..prompts.templates import PromptSet
 from ..rollouts.loop import request_seed
 from ..rollouts.store import Preferences, load_rows
-from ..schema import Problem, Row, problem_of_row
+from ..schema import PreferenceRow, Problem, RawRow, problem_of_row
 from .curate import candidate_pairs
 
 
@@ -33,7 +33,7 @@ MARGIN = 1e-3
 class CandidatePair(NamedTuple):
     """Two reflections on one failed trial: `first` < `second` are their places in the row's `output`."""
 
-    row: Row
+    row: RawRow
     first: int
     second: int
 
@@ -78,7 +78,7 @@ class SelfJudge:
             return Preference("tie")
         return Preference("first" if first > second else "second")
 
-    async def _gold_logprob(self, problem: Problem, row: Row, index: int) -> float:
+    async def _gold_logprob(self, problem: Problem, row: RawRow, index: int) -> float:
         prompt = self.prompts.correct(problem, row["output"][0]["reasoning"], row["output"][index]["reflections"][0])
         opening, gold, closing = answer_slot(problem)
         score = await self.corrector.logprob(prompt, gold + closing, prefill=opening)
@@ -172,7 +172,7 @@ async def judge_run(
             f"{preferences.path}: holds the preferences of {', '.join(sorted(others))}, not of {judge.name}. "
             "Remove the file to judge the run anew."
         )
-    ranked = {(row["id"], *row["pair"]) for row in preferences.rows}
+    ranked = {(row["id"], *row["pair"]) for row in preferences.rows if "pair" in row}
     # only rows with a pair to rank are kept in memory
     pairs = [
         CandidatePair(row, first, second)
@@ -192,7 +192,7 @@ async def judge_run(
     return summarise(preferences.rows, n_failed=n_failed)
 
 
-def preference_row(pair: CandidatePair, preference: Preference, judge: str) -> Row:
+def preference_row(pair: CandidatePair, preference: Preference, judge: str) -> PreferenceRow:
     """A line of `preferences.jsonl`; `chosen` and `rejected` are places in `output`, null without a winner."""
     winner = {"first": pair.first, "second": pair.second}.get(preference.outcome)
     loser = {"first": pair.second, "second": pair.first}.get(preference.outcome)
@@ -244,11 +244,11 @@ class JudgeSummary:
         ]
 
 
-def summarise(rows: Iterable[Row], *, n_failed: int = 0) -> JudgeSummary:
+def summarise(rows: Iterable[PreferenceRow], *, n_failed: int = 0) -> JudgeSummary:
     """The counts of a run's preferences."""
     rows = list(rows)
-    outcomes = Counter(row["outcome"] for row in rows)
-    positions = Counter(position for row in rows for position in row["positions"])
+    outcomes = Counter(row.get("outcome") for row in rows)
+    positions = Counter(position for row in rows for position in row.get("positions", ()))
     return JudgeSummary(
         n_pairs=len(rows),
         n_ranked=outcomes["first"] + outcomes["second"],

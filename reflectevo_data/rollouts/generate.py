@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..console import progress_bar
 from ..prompts.templates import PromptSet
-from ..schema import FailedRollout, Problem, Row, raw_row
+from ..schema import FailedRollout, Problem, RawRow, raw_row
 from .loop import Roles, Verifier, run_rollouts
 from .manifest import Loop
 from .store import RunDirectory, load_rows
@@ -42,7 +42,7 @@ class RunCounts:
         """Share of second trials that are correct."""
         return self.n_corrected / self.n_reflections if self.n_reflections else None
 
-    def add(self, row: Row) -> None:
+    def add(self, row: RawRow) -> None:
         """Counts one `raw` row."""
         first, *seconds = row["output"]
         self.n_problems += 1

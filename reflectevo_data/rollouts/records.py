@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from ..errors import InputError
-from ..schema import COLUMNS, Row
+from ..schema import COLUMNS, ColumnType, RankedPair, ranked_pair
 from .manifest import Manifest, load_manifest
 from .store import PREFERENCES, RECORDS, load_preferences
 
@@ -44,7 +44,7 @@ class JudgedRun(NamedTuple):
 
     folder: Path
     manifest: Manifest
-    preferences: dict[str, list[Row]]
+    preferences: dict[str, list[RankedPair]]
     n_undecided: int
 
     @property
@@ -68,15 +68,15 @@ def open_run(folder: str | Path) -> JudgedRun:
     """
     folder = Path(folder)
     manifest = load_manifest(folder)
-    preferences: dict[str, list[Row]] = defaultdict(list)
+    preferences: dict[str, list[RankedPair]] = defaultdict(list)
     n_undecided = 0
     for row in load_preferences(folder):
         if fault := _preference_fault(row):
             raise InputError(f"{folder / PREFERENCES}: {fault} in {_show(row)}. Remove the line and judge again.")
-        if row["chosen"] is None:
-            n_undecided += 1
+        if pair := ranked_pair(row):
+            preferences[row["id"]].append(pair)
         else:
-            preferences[row["id"]].append({name: row[name] for name in ("chosen", "rejected", "judge")})
+            n_undecided += 1
     return JudgedRun(folder, manifest, preferences, n_undecided)
 
 
@@ -95,24 +95,24 @@ def read_chunks(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk
             file.seek(start)
 
 
-def arrow_type(spec: Any) -> pa.DataType:
+def arrow_type(column: ColumnType) -> pa.DataType:
     """The Arrow type of one entry of `schema.COLUMNS`."""
-    if isinstance(spec, list):
-        return pa.list_(arrow_type(spec[0]))
-    if isinstance(spec, dict):
-        return pa.struct([(name, arrow_type(value)) for name, value in spec.items()])
+    if isinstance(column, list):
+        return pa.list_(arrow_type(column[0]))
+    if isinstance(column, dict):
+        return pa.struct([(name, arrow_type(entry)) for name, entry in column.items()])
     return {
         "string": pa.string(),
         "bool": pa.bool_(),
         "int32": pa.int32(),
         "int64": pa.int64(),
         "float32": pa.float32(),
-    }[spec]
+    }[column]
 
 
 def arrow_schema(config: str) -> pa.Schema:
     """The Arrow schema of one config, columns in their published order, no metadata."""
-    return pa.schema([(name, arrow_type(spec)) for name, spec in COLUMNS[config].items()])
+    return pa.schema([(name, arrow_type(column)) for name, column in COLUMNS[config].items()])
 
 
 RAW_SCHEMA = arrow_schema("raw")

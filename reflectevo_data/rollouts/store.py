@@ -11,17 +11,17 @@ A line counts once its newline is on disk. `load_rows(RUN)` reads a run; `RunDir
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 import filelock
 import orjson
 
 from ..errors import InputError
-from ..schema import COLUMNS, FailedRollout, Row
+from ..schema import COLUMNS, FailedRollout, PreferenceRow, RawRow
 from .manifest import MANIFEST, Manifest, git_revision, load_manifest, running_versions
 
 
@@ -75,7 +75,7 @@ class RunDirectory:
             lock.release()
             raise
 
-    def append(self, row: Row) -> None:
+    def append(self, row: RawRow) -> None:
         """Writes one `raw` row; when this returns, killing the process does not lose it.
 
         Raises:
@@ -113,7 +113,7 @@ class Preferences:
         self.rows = load_preferences(run)
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
 
-    def append(self, row: Row) -> None:
+    def append(self, row: PreferenceRow) -> None:
         _write_line(self._file, row)
         self.rows.append(row)
 
@@ -128,7 +128,7 @@ class Preferences:
         self._lock.release()
 
 
-def load_rows(run: str | os.PathLike[str]) -> Iterator[Row]:
+def load_rows(run: str | os.PathLike[str]) -> Iterator[RawRow]:
     """The run's `raw` rows, in the order in which they were finished; a half-written last line is left out.
 
     Raises:
@@ -142,11 +142,11 @@ def load_rows(run: str | os.PathLike[str]) -> Iterator[Row]:
             raise InputError(
                 f"{path}:{number}: found {what}, expected a raw row. Remove the line to redo the problem."
             )
-        yield row
+        yield cast(RawRow, row)  # the types of its columns are checked where a dataset is built
 
 
-def load_preferences(run: str | os.PathLike[str]) -> list[Row]:
-    """The run's preference rows: `{"id", "chosen", "rejected", "judge", …}`, `chosen` null for a tie."""
+def load_preferences(run: str | os.PathLike[str]) -> list[PreferenceRow]:
+    """The run's preference rows."""
     return [row for _, row in _lines(Path(run) / PREFERENCES)]
 
 
@@ -169,7 +169,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
                 raise InputError(f"{path}:{number}: not JSON ({error}). Remove the line to redo it.") from None
 
 
-def _write_line(file: BinaryIO, row: Row) -> None:
+def _write_line(file: BinaryIO, row: Mapping[str, object]) -> None:
     line = _encode(row)
     written = file.write(line)
     while written < len(line):  # a full disk or a signal may cut a write short
@@ -177,7 +177,7 @@ def _write_line(file: BinaryIO, row: Row) -> None:
         written = file.write(line)
 
 
-def _encode(row: Row) -> bytes:
+def _encode(row: Mapping[str, object]) -> bytes:
     try:
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:  # a lone surrogate from a model or a source: UTF-8 has no place for it

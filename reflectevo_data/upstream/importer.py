@@ -25,7 +25,18 @@ from ..errors import InputError
 from ..parsing.trial import parse_trial
 from ..rollouts.manifest import Manifest, QuestionSource
 from ..rollouts.store import Preferences, RunDirectory
-from ..schema import Completion, Problem, Reflection, Rollout, Row, SecondTrial, Trial, Verdict, raw_row
+from ..schema import (
+    Completion,
+    PreferenceRow,
+    Problem,
+    RawRow,
+    Reflection,
+    Rollout,
+    SecondTrial,
+    Trial,
+    Verdict,
+    raw_row,
+)
 from ..sources.reading import read_records
 from ..sources.table import SOURCES
 from ..verifiers.leaks import leaks_answer
@@ -51,8 +62,8 @@ _SHOWN = 20
 class Imported(NamedTuple):
     """One record, and what is known of pairs of its second trials."""
 
-    row: Row
-    preferences: list[Row]
+    row: RawRow
+    preferences: list[PreferenceRow]
 
 
 @dataclass
@@ -119,7 +130,7 @@ def import_run(
     report = ImportReport()
     names = [name if _is_hub_id(name) else Path(name).name for name in sources]
     manifest = Manifest("import", QuestionSource(", ".join(names), label=source), verified=bool(verifier))
-    preferences: list[Row] = []
+    preferences: list[PreferenceRow] = []
     with RunDirectory.open(output, manifest) as run:
         for row, of_row in import_records(sources, verifier=verifier, source=source, report=report):
             preferences += of_row
@@ -350,11 +361,10 @@ def _record(merged: Merged, verdicts: Sequence[Verdict | None], report: ImportRe
     for output, one in zip(row["output"], stored, strict=True):  # trials of one record may be of different models
         output["reasoning_source"] = one.model or generator
         output["reflection_source"] = (one.reflector or generator) if output["reflections"] else ""
-    preferences = []
+    preferences: list[PreferenceRow] = []
     for chosen, rejected in dict.fromkeys(merged.pairs):
         if trials[chosen + 1].trial.verdict.is_correct and trials[rejected + 1].trial.verdict.is_correct:
-            pair = {"id": problem.id, "chosen": chosen + 1, "rejected": rejected + 1, "judge": JUDGE}
-            preferences.append(pair)
+            preferences.append({"id": problem.id, "chosen": chosen + 1, "rejected": rejected + 1, "judge": JUDGE})
         elif merged.seconds[rejected].label:
             counts["preferences left out: a trial is not correct"] += 1
     counts["records"] += 1

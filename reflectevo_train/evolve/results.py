@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from reflectevo_data.console import markdown_table
 from reflectevo_data.rollouts.store import load_rows
-from reflectevo_data.schema import Row
+from reflectevo_data.schema import RawRow
 
 from ..evaluation.comparison import Answers, PairedTest, answers_of, compare
 from ..evaluation.counts import EvalReport, score_rows
@@ -122,7 +122,7 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _rows(plan: Plan, output: Path, round_name: str, entry: Entry) -> Iterable[tuple[int, Row]]:
+def _rows(plan: Plan, output: Path, round_name: str, entry: Entry) -> Iterable[tuple[int, RawRow]]:
     for seed in range(plan.seeds):
         for row in load_rows(output / f"seed-{seed}" / round_name / "eval" / entry.name):
             yield seed, row

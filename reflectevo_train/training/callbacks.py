@@ -22,7 +22,7 @@ from reflectevo_data.completers.live import LiveCompleter, undisturbed
 from reflectevo_data.prompts.templates import PromptSet
 from reflectevo_data.rollouts.loop import Role, Roles, run_rollouts
 from reflectevo_data.rollouts.manifest import Loop, Setting
-from reflectevo_data.schema import FailedRollout, Problem, Row, raw_row
+from reflectevo_data.schema import FailedRollout, Problem, RawRow, raw_row
 from reflectevo_data.verifiers.pool import VerifierPool
 
 from ..evaluation.counts import EvalReport, score_rows
@@ -74,7 +74,7 @@ class ReflectionEvalCallback(TrainerCallback):
         self.n_reflections, self.seed = n_reflections, seed
         self.trial_sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
         self.reflection_sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
-        self.rows: list[Row] = []
+        self.rows: list[RawRow] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Scores the model before its first step: what later evaluations are compared with."""
@@ -101,7 +101,7 @@ class ReflectionEvalCallback(TrainerCallback):
         self._log(metrics)
         return metrics
 
-    async def _share(self, model: Any, problems: list[Problem]) -> tuple[list[Row], list[Row]]:
+    async def _share(self, model: Any, problems: list[Problem]) -> tuple[list[RawRow], list[RawRow]]:
         """Raw rows of the loop, and of the model's own first trials where the loop does not have them."""
         live = LiveCompleter(model, self.trainer.processing_class, "model in training")
         solver = self._base_completer(model) if self.role == "reflector" else live
@@ -116,7 +116,7 @@ class ReflectionEvalCallback(TrainerCallback):
 
     async def _rows(
         self, problems: list[Problem], roles: Roles, verifier: VerifierPool, n_reflections: int
-    ) -> list[Row]:
+    ) -> list[RawRow]:
         loop = Loop(setting=self.setting, n_reflections=n_reflections, seed=self.seed)
         rollouts = run_rollouts(problems, roles, loop, prompts=self.prompts, verifier=verifier)
         async with aclosing(rollouts):
@@ -186,7 +186,7 @@ class SampleTableCallback(TrainerCallback):
 SAMPLE_COLUMNS = ("question", "failed trial", "reflection", "second trial", "correct")
 
 
-def sample_rows(rows: Sequence[Row], problems: Sequence[Problem], n: int) -> list[tuple[str, ...]]:
+def sample_rows(rows: Sequence[RawRow], problems: Sequence[Problem], n: int) -> list[tuple[str, ...]]:
     """The texts of `SAMPLE_COLUMNS` for the first `n` problems that have a second trial."""
     by_id = {row["id"]: row for row in rows}
     reflected = [by_id[p.id] for p in problems if p.id in by_id and len(by_id[p.id]["output"]) > 1]
