@@ -5,6 +5,9 @@ In memory a problem becomes a `Rollout` (frozen dataclasses); on disk a rollout 
 `features(config)` are derived from these four.
 """
 
+# `datasets` has no type information.
+# pyright: reportMissingTypeStubs=false
+
 import hashlib
 from dataclasses import dataclass
 from typing import (

@@ -82,7 +82,7 @@ def _marked(text: str) -> list[CodeBlock]:
     """`[BEGIN] … [END]`; without its end, up to the next block or the end of the text."""
     begins = list(_BEGIN.finditer(text))[-_MAX_BLOCKS:]
     stops = [*(following.start() for following in begins), len(text)][1:]
-    blocks = []
+    blocks: list[CodeBlock] = []
     for begin, stop in zip(begins, stops, strict=True):
         end = _END.search(text, begin.end(), stop)
         content = text[begin.end() : end.start() if end else stop]
