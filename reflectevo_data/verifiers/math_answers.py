@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .math_notation import (
     balanced,
@@ -121,6 +121,9 @@ _NAME = re.compile(
 )
 
 
+_Part = TypeVar("_Part")
+
+
 class _Interval(NamedTuple):
     low: str
     low_open: bool
@@ -194,7 +197,7 @@ class _Comparison(NamedTuple):
             return len(given) == len(gold) and all(map(self.same, given, gold))
         return False
 
-    def same_unordered(self, given: list, gold: list, same: Callable) -> bool:
+    def same_unordered(self, given: list[_Part], gold: list[_Part], same: Callable[[_Part, _Part], bool]) -> bool:
         if len(given) != len(gold):
             return False
         left = list(gold)
@@ -404,7 +407,8 @@ def _relation(text: str) -> list[str]:
     sides = split_top(text, _RELATION)
     if len(sides) < 2:
         return []
-    signs, position = [], 0
+    signs: list[str] = []
+    position = 0
     for side in sides[:-1]:
         position = text.index(side, position) + len(side)
         match = _RELATION.search(text, position)

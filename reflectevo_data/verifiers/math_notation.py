@@ -124,7 +124,8 @@ def closing_bracket(text: str, start: int) -> int:
 
 def split_top(text: str, separators: re.Pattern[str]) -> list[str]:
     """The parts between the separators that stand in no bracket and no environment."""
-    parts, depth, last, position = [], 0, 0, 0
+    parts: list[str] = []
+    depth = last = position = 0
     while position < len(text):
         if depth == 0 and (match := separators.match(text, position)):
             parts.append(text[last : match.start()])

@@ -6,6 +6,9 @@ timer whose signal kills it, and the process that imported SymPy forks the next 
 is `python -m reflectevo_data.verifiers.math_process SECONDS MEGABYTES`.
 """
 
+# SymPy and math-verify have no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import contextlib
