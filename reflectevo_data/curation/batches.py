@@ -4,6 +4,10 @@
 What belongs into which set is defined in `curate.py`, row by row; a test holds the two equal.
 """
 
+# pyarrow has no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownParameterType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections import deque
@@ -230,7 +234,9 @@ def _columns(pairs: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
 def _derive(config: str, flat: FlatTrials, selection: _Selection) -> pa.RecordBatch:
     """The rows of a derived set, column by column, from where `curate.ORIGINS` says."""
     rows = flat.row_of[selection.chosen]
-    positions = {"first": flat.starts[rows], "chosen": selection.chosen, "rejected": selection.rejected}
+    positions = {"first": flat.starts[rows], "chosen": selection.chosen}
+    if selection.rejected is not None:
+        positions["rejected"] = selection.rejected
 
     def column(part: str, name: str) -> pa.Array:
         if part == "row":

@@ -1,5 +1,9 @@
 """A batch of raw rows with its trials as one flat array, and which of them are samples."""
 
+# pyarrow has no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownParameterType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from functools import cached_property

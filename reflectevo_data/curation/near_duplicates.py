@@ -1,5 +1,8 @@
 """Reflections that nearly repeat an earlier one anywhere in the dataset, by MinHash over word trigrams."""
 
+# rensa has no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
