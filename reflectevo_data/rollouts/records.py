@@ -5,6 +5,10 @@ records are parsed by pyarrow; a chunk that it refuses, or that breaks a rule of
 line, so that the message can name the line.
 """
 
+# pyarrow has no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownParameterType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections import defaultdict
@@ -157,23 +161,24 @@ def fault_of(row: Any) -> str:
     return ""
 
 
-def _type_fault(spec: Any, value: Any, where: str) -> str:
-    if isinstance(spec, dict):
+def _type_fault(column: ColumnType, value: Any, where: str) -> str:
+    if isinstance(column, dict):
         if not isinstance(value, dict):
             return f"{where or 'the line'}: found {_show(value)}, expected an object"
         prefix = f"{where}." if where else ""
-        if missing := [name for name in spec if name not in value]:
+        if missing := [name for name in column if name not in value]:
             return f"{prefix}{missing[0]}: missing"
-        if unknown := [name for name in value if name not in spec]:
+        if unknown := [name for name in value if name not in column]:
             return f"{prefix}{unknown[0]}: unknown column"
-        return next(filter(None, (_type_fault(spec[name], value[name], f"{prefix}{name}") for name in spec)), "")
-    if isinstance(spec, list):
+        faults = (_type_fault(entry, value[name], f"{prefix}{name}") for name, entry in column.items())
+        return next(filter(None, faults), "")
+    if isinstance(column, list):
         if not isinstance(value, list):
             return f"{where}: found {_show(value)}, expected a list"
-        return next(filter(None, (_type_fault(spec[0], v, f"{where}[{i}]") for i, v in enumerate(value))), "")
-    of_type = isinstance(value, _PYTHON_TYPES[spec]) and isinstance(value, bool) == (spec == "bool")
-    if not of_type or (spec in _RANGES and value not in _RANGES[spec]):
-        return f"{where}: found {_show(value)}, expected {spec}"
+        return next(filter(None, (_type_fault(column[0], v, f"{where}[{i}]") for i, v in enumerate(value))), "")
+    of_type = isinstance(value, _PYTHON_TYPES[column]) and isinstance(value, bool) == (column == "bool")
+    if not of_type or (column in _RANGES and value not in _RANGES[column]):
+        return f"{where}: found {_show(value)}, expected {column}"
     return ""
 
 
