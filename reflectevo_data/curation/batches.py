@@ -88,8 +88,8 @@ class _Seen:
     """
 
     near_duplicates: NearDuplicateIndex | None
-    records: set[bytes] = field(default_factory=set)
-    reflections: set[bytes] = field(default_factory=set)
+    records: set[bytes] = field(default_factory=set[bytes])
+    reflections: set[bytes] = field(default_factory=set[bytes])
 
 
 class _Selection(NamedTuple):

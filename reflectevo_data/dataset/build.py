@@ -6,6 +6,10 @@ The folder holds `{config}/{split}-*.parquet`, `README.md` and `build.json` (wha
 whole or not at all: the build goes on beside it and is moved into place at the end.
 """
 
+# pyarrow has no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownParameterType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import hashlib
@@ -13,7 +17,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,17 +157,18 @@ def load_build(folder: str | Path) -> tuple[BuildReport, dict[str, Any]]:
     try:
         build = orjson.loads(path.read_bytes())
         report = BuildReport(
-            **{field.name: build[field.name] for field in fields(BuildReport)}
-            | {
-                "sizes": {
-                    c: {s: SplitSize(**size) for s, size in splits.items()} for c, splits in build["sizes"].items()
-                },
-                "curation": Curation(**build["curation"]),
-                "counts": CurationCounts(**build["counts"]),
-                "statistics": {task: TaskStatistics(**counts) for task, counts in build["statistics"].items()},
-                "sources": tuple(SourceCount(**source) for source in build["sources"]),
-                "decontamination": tuple(DecontaminationResult(**overlap) for overlap in build["decontamination"]),
-            }
+            name=build["name"],
+            sizes={c: {s: SplitSize(**size) for s, size in splits.items()} for c, splits in build["sizes"].items()},
+            versions=build["versions"],
+            curation=Curation(**build["curation"]),
+            counts=CurationCounts(**build["counts"]),
+            statistics={task: TaskStatistics(**counts) for task, counts in build["statistics"].items()},
+            tokenizer=build["tokenizer"],
+            sources=tuple(SourceCount(**source) for source in build["sources"]),
+            n_ranked=build["n_ranked"],
+            n_undecided=build["n_undecided"],
+            decontamination=tuple(DecontaminationResult(**found) for found in build["decontamination"]),
+            runs=tuple(tuple(lines) for lines in build["runs"]),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read ({error!r}). Build the dataset again.") from None

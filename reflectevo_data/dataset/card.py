@@ -3,6 +3,9 @@
 What a person wrote survives the next build: see `hub/cards.py`.
 """
 
+# `datasets` has no type information.
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import re
@@ -13,7 +16,7 @@ from typing import Any
 from ..curation.splits import SPLITS
 from ..hub.cards import public_name
 from ..rollouts.manifest import Manifest
-from ..schema import COLUMNS, CONFIGS, features
+from ..schema import COLUMNS, CONFIGS, ColumnType, features
 
 
 # What describes the files has to be ours; the rest of the metadata a person may change.
@@ -99,7 +102,7 @@ def card_metadata(
             for config in CONFIGS
         }
     ).to_dataset_card_data(data)
-    infos = {}
+    infos: dict[str, datasets.DatasetInfo] = {}
     for config in CONFIGS:
         splits = datasets.SplitDict()
         for split, size in sizes[config].items():
@@ -163,12 +166,12 @@ def run_lines(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _columns_shown(columns: Mapping[str, Any]) -> str:
+def _columns_shown(columns: Mapping[str, ColumnType]) -> str:
     return ", ".join(
-        f"`{name}` (a list of: {_columns_shown(spec[0])})"
-        if isinstance(spec, list) and isinstance(spec[0], dict)
+        f"`{name}` (a list of: {_columns_shown(column[0])})"
+        if isinstance(column, list) and isinstance(column[0], dict)
         else f"`{name}`"
-        for name, spec in columns.items()
+        for name, column in columns.items()
     )
 
 

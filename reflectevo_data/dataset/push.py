@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -57,7 +57,7 @@ def push_dataset(
     def files(remote: Remote) -> Mapping[str, Path | bytes]:
         theirs = (remote.read(CARD) or b"").decode("utf-8", "replace")
         try:
-            generated = orjson.loads(remote.read(BUILD) or b"{}").get("card", {})
+            generated: dict[str, Any] = orjson.loads(remote.read(BUILD) or b"{}").get("card", {})
         except (orjson.JSONDecodeError, AttributeError):  # another program's file of this name
             generated = {}
         merged = merge_cards(card, theirs, generated=generated, fixed=FIXED)

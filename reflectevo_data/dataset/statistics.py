@@ -4,6 +4,10 @@ A sample is a reflection on a failed first trial, with its second trial. Lengths
 `stats` count with the same functions, the one while it writes the records, the other from the published Parquet files.
 """
 
+# pyarrow has no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownParameterType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -179,7 +183,7 @@ def row_counts(folder: str | Path) -> dict[str, dict[str, int]]:
 def table(statistics: Statistics, counts: Mapping[str, Mapping[str, int]]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the table, one row a task and a last one in total; `counts` as from `row_counts`."""
     columns = ["Task", "Questions", "Acc@t1", "Samples", "Corrected", "Question", "Trial 1", "Reflection", "Trial 2"]
-    rows = []
+    rows: list[list[str]] = []
     for task, entry in sorted(statistics.items()):
         rows.append(_table_row(task or "(none)", entry, [by_task.get(task, 0) for by_task in counts.values()]))
     if len(statistics) != 1:

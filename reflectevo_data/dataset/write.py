@@ -3,12 +3,16 @@
 A build goes on beside its folder and is moved into place at the end: whenever it is killed, what was there stays.
 """
 
+# pyarrow has no type information.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownParameterType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,22 +33,22 @@ BUILD = "build.json"
 DATASET_KIND = "reflectevo-dataset"
 ROW_GROUP_BYTES = 12 << 20
 # Columns whose values repeat. The others are long texts: a dictionary of them is built, found too large and thrown away.
-_REPEATING = {"task", "source", "answer", "answer_type", "generator", "reflector", "corrector", "license", "judge"}
-_REPEATING |= {"instruction", "instruction_rejected", "instruction.list.element", "seed", "test_setup_code"}
-_REPEATING |= {
-    f"output.list.element.{name}"
-    for name in (
-        "trial",
-        "generated_answer",
-        "error",
-        "reasoning_source",
-        "reflection_source",
-        "instruction",
-        "status",
-        "f1",
-        "finish_reason",
-        "reflection_finish_reason",
-    )
+_REPEATING_IN_TRIALS = (
+    "trial",
+    "generated_answer",
+    "error",
+    "reasoning_source",
+    "reflection_source",
+    "instruction",
+    "status",
+    "f1",
+    "finish_reason",
+    "reflection_finish_reason",
+)
+_REPEATING = {
+    *("task", "source", "answer", "answer_type", "generator", "reflector", "corrector", "license", "judge"),
+    *("instruction", "instruction_rejected", "instruction.list.element", "seed", "test_setup_code"),
+    *(f"output.list.element.{name}" for name in _REPEATING_IN_TRIALS),
 }
 
 
@@ -117,7 +121,7 @@ class SplitWriter:
 
 
 @contextmanager
-def replacing(output: Path) -> Iterator[Path]:
+def replacing(output: Path) -> Generator[Path]:
     """A new folder beside `output` that takes its place when the block ends well."""
     _refuse_foreign(output)
     part = output.with_name(f".{output.name}.part")
