@@ -211,7 +211,7 @@ def _by_outcome(row: RawRow, include_leaks: bool) -> tuple[list[int], list[int]]
 
 
 def _row(config: str, row: RawRow, *, chosen: int, rejected: int | None = None, judge: str = "") -> Any:
-    """The row of this config; its columns and their origins, not types, say which."""
+    """A row of this config; `Any`, as its columns come from `ORIGINS`, where no type checker can follow."""
     output = row["output"]
     parts: dict[str, Any] = {"row": row, "first": output[0], "chosen": output[chosen], "preference": {"judge": judge}}
     parts["rejected"] = None if rejected is None else output[rejected]
