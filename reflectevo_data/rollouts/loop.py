@@ -14,7 +14,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from ..completers.base import Completer, Sampling
 from ..parsing.one_stage import split_one_stage
@@ -133,7 +133,8 @@ class _Walk:
     async def rollout(self, problem: Problem) -> Rollout | FailedRollout:
         try:
             trial_1 = await self._trial(self.roles.generator, problem, self.prompts.solve(problem), step="trial_1")
-            attempt, rounds = trial_1, []
+            attempt = trial_1
+            rounds: list[tuple[SecondTrial, ...]] = []
             for number in range(self.loop.rounds):
                 if not await self._is_tried_again(problem, attempt, number):
                     break
@@ -280,9 +281,9 @@ def _stopped(role: Role, stop: tuple[str, ...]) -> Role:
 
 
 def _first(group: ExceptionGroup[E]) -> E:
-    """The first error in a group of groups."""
+    """The first error in a group, which may hold groups."""
     error = group.exceptions[0]
-    return _first(error) if isinstance(error, ExceptionGroup) else error
+    return _first(cast("ExceptionGroup[E]", error)) if isinstance(error, ExceptionGroup) else error
 
 
 def _of_round(number: int) -> str:

@@ -10,16 +10,16 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import orjson
+from typing import Any, Literal, cast, get_args
 
 from ..errors import InputError
 
+
+Tree = dict[str, Any]
+"""JSON objects within each other."""
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -92,7 +92,7 @@ class QuestionSource:
     sha256: str = ""
     label: str = ""
     shard: str = ""
-    decontaminated: dict[str, Decontamination] = field(default_factory=dict)
+    decontaminated: dict[str, Decontamination] = field(default_factory=dict[str, Decontamination])
     n_problems: int | None = None
 
 
@@ -145,11 +145,11 @@ class Manifest:
     loop: Loop | None = None
     prompts: PromptSource | None = None
     verified: bool | None = None
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict[str, str])
     git_revision: str = ""
     format: int = FORMAT
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Tree:
         """The content of `manifest.json`: what is empty is left out."""
         return _without_empty(asdict(self))
 
@@ -175,10 +175,12 @@ def load_manifest(run: str | os.PathLike[str]) -> Manifest:
     if not path.is_file():
         raise InputError(f"{run}: no run directory (no {MANIFEST}). Make one with `reflectevo-data generate`.")
     try:
-        tree = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
+        tree = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except msgspec.ValidationError:
+        tree = {}
+    except msgspec.DecodeError as error:
         raise InputError(f"{path}: not JSON ({error}). Restore the file or start a new run.") from None
-    if not isinstance(tree, dict) or tree.get("format") not in (1, FORMAT):
+    if tree.get("format") not in (1, FORMAT):
         raise InputError(
             f"{path}: not a manifest of format {FORMAT} or 1. Use the version of reflectevo that made the run."
         )
@@ -217,7 +219,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _of_format_1(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _of_format_1(tree: Tree) -> Tree:
     """A manifest of version 0.1, whose loop's settings stood one by one, in today's form."""
     tree = dict(tree)
     n_reflections = {"n_reflections": tree.pop("vote")} if "vote" in tree else {}
@@ -226,12 +228,14 @@ def _of_format_1(tree: Mapping[str, Any]) -> dict[str, Any]:
     return tree | ({"loop": loop} if loop else {}) | {"format": FORMAT}
 
 
-def _without_empty(tree: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in tree.items()}
+def _without_empty(tree: Tree) -> Tree:
+    kept = {
+        key: _without_empty(cast(Tree, value)) if isinstance(value, dict) else value for key, value in tree.items()
+    }
     return {key: value for key, value in kept.items() if value not in (None, "", {}, ())}
 
 
-def _compared(manifest: Manifest) -> dict[str, Any]:
+def _compared(manifest: Manifest) -> Tree:
     """What has to be equal when a run is continued: dotted key -> value."""
     tree = asdict(manifest)
     for key in ("format", "versions", "git_revision"):
@@ -242,8 +246,8 @@ def _compared(manifest: Manifest) -> dict[str, Any]:
     return _flat(tree)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(tree: Tree, prefix: str = "") -> Tree:
+    flat: Tree = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= _flat(cast(Tree, value), f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

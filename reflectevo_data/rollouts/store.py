@@ -184,13 +184,13 @@ def _encode(row: Mapping[str, object]) -> bytes:
         return orjson.dumps(_replace_surrogates(row), option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _replace_surrogates(value: Any) -> Any:
+def _replace_surrogates(value: object) -> object:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, dict):
-        return {key: _replace_surrogates(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replace_surrogates(entry) for entry in value]
+        return {key: _replace_surrogates(entry) for key, entry in cast(dict[str, object], value).items()}
+    if isinstance(value, list):
+        return [_replace_surrogates(entry) for entry in cast(list[object], value)]
     return value
 
 
