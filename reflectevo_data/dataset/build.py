@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,7 +45,7 @@ from .card import (
     configs_shown,
     run_lines,
 )
-from .statistics import WORDS, LengthUnit, Statistics, TaskStatistics, add, in_total, row_counts, statistics_of, table
+from .statistics import WORDS, LengthUnit, Statistics, add, in_total, row_counts, statistics_of, table
 from .write import BUILD, DATASET_KIND, SplitWriter, replacing
 
 
@@ -155,24 +156,10 @@ def load_build(folder: str | Path) -> tuple[BuildReport, dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{folder}: no dataset (no {BUILD}). Make one with `reflectevo-data build`.")
     try:
-        build = orjson.loads(path.read_bytes())
-        report = BuildReport(
-            name=build["name"],
-            sizes={c: {s: SplitSize(**size) for s, size in splits.items()} for c, splits in build["sizes"].items()},
-            versions=build["versions"],
-            curation=Curation(**build["curation"]),
-            counts=CurationCounts(**build["counts"]),
-            statistics={task: TaskStatistics(**counts) for task, counts in build["statistics"].items()},
-            tokenizer=build["tokenizer"],
-            sources=tuple(SourceCount(**source) for source in build["sources"]),
-            n_ranked=build["n_ranked"],
-            n_undecided=build["n_undecided"],
-            decontamination=tuple(DecontaminationResult(**found) for found in build["decontamination"]),
-            runs=tuple(tuple(lines) for lines in build["runs"]),
-        )
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read ({error!r}). Build the dataset again.") from None
-    return report, build["card"]
+        build = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        return msgspec.convert(build, BuildReport), build["card"]
+    except (msgspec.DecodeError, KeyError) as error:  # a ValidationError is a DecodeError
+        raise InputError(f"{path}: cannot be read ({error}). Build the dataset again.") from None
 
 
 def write_dataset_card(folder: str | Path) -> Path:

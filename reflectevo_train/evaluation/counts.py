@@ -144,11 +144,6 @@ class EvalReport:
         """The counts alone, for report.json."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, counts: dict[str, Any]) -> EvalReport:
-        """The inverse of `to_dict`; what a later version added is left out."""
-        return cls(**{field.name: counts[field.name] for field in fields(cls) if field.name in counts})
-
 
 class Scores(NamedTuple):
     """The counts of all rows, and of those of each task and each source, in alphabetic order."""

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import orjson
 
 from reflectevo_data.cli.arguments import (
@@ -94,16 +95,16 @@ def load_evaluation(folder: str | Path) -> Evaluation:
     if not path.is_file():
         raise InputError(f"{folder}: no evaluation (no {REPORT}). Make one with `reflectevo-train evaluate`.")
     try:
-        report = orjson.loads(path.read_bytes())
+        report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         if report["kind"] != EVALUATION_KIND:
             raise KeyError("kind")
-        groups = (
-            {name: EvalReport.from_dict(counts) for name, counts in report[key].items()}
-            for key in ("tasks", "sources")
+        scores = Scores(
+            msgspec.convert(report["total"], EvalReport),
+            msgspec.convert(report["tasks"], dict[str, EvalReport]),
+            msgspec.convert(report["sources"], dict[str, EvalReport]),
         )
-        scores = Scores(EvalReport.from_dict(report["total"]), *groups)
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: no evaluation report ({error!r}). Evaluate again to write it anew.") from None
+    except (msgspec.DecodeError, KeyError) as error:  # a ValidationError is a DecodeError
+        raise InputError(f"{path}: no evaluation report ({error}). Evaluate again to write it anew.") from None
     return Evaluation(folder, load_manifest(folder), scores)
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 
+import msgspec
 import pytest
 
 from reflectevo_train.evaluation.counts import EvalReport, score_rows
@@ -119,7 +120,7 @@ def test_free_text_has_exact_match_and_f1_over_its_own_problems():
 
 def test_counts_survive_json():
     report = score_rows([row("A", "B"), row("B", "A", answer_type="text")], gate="none").total
-    assert EvalReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    assert msgspec.convert(json.loads(json.dumps(report.to_dict())), EvalReport) == report
 
 
 def test_no_rows_have_no_rates():
