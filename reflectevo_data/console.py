@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+NOTHING = "–"  # in the place of a number that there is not
+
+
 def say(line: str, *, program: str = "reflectevo-data") -> None:
     """One line on standard error, marked as ours."""
     print(f"{program}: {line}", file=sys.stderr)  # noqa: T201
@@ -113,6 +116,30 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+
+
+def percent(share: float | None, interval: tuple[float, float] | None = None) -> str:
+    """A share, and the ends of its interval, in percent.
+
+    >>> percent(0.4841), percent(0.5, (0.25, 0.751)), percent(None)
+    ('48.4 %', '50.0 % [25.0, 75.1]', '–')
+    """
+    if share is None:
+        return NOTHING
+    text = f"{100 * share:.1f} %"
+    return f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else text
+
+
+def points(difference: float | None) -> str:
+    """A difference of shares, in percentage points and with its sign.
+
+    >>> points(0.1234), points(-0.05), points(0.0)
+    ('+12.3', '−5.0', '0.0')
+    """
+    if difference is None:
+        return NOTHING
+    text = f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def _looks_numeric(text: str) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..console import markdown_table
+from ..console import NOTHING, markdown_table, percent
 from ..curation.flat_trials import FlatTrials
 from ..errors import InputError
 
@@ -197,9 +197,9 @@ def _table_row(task: str, entry: TaskStatistics, n_rows: Sequence[int]) -> list[
     return [
         task,
         f"{entry.n_questions:,}",
-        _percent(entry.acc_t1),
+        percent(entry.acc_t1),
         f"{entry.n_samples:,}",
-        _percent(entry.corrected_rate),
+        percent(entry.corrected_rate),
         *(_mean(entry.mean(tokens)) for tokens in lengths),
         *(f"{n:,}" for n in n_rows),
     ]
@@ -280,9 +280,5 @@ def count_words(texts: pa.StringArray) -> np.ndarray:
 WORDS = LengthUnit("words and punctuation marks", count_words)
 
 
-def _percent(rate: float | None) -> str:
-    return "–" if rate is None else f"{100 * rate:.1f}%"
-
-
 def _mean(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+    return NOTHING if value is None else f"{value:.1f}"

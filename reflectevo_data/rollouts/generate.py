@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..console import progress_bar
+from ..console import NOTHING, percent, progress_bar
 from ..prompts.templates import PromptSet
 from ..schema import FailedRollout, Problem, RawRow, raw_row
 from .loop import Roles, Verifier, run_rollouts
@@ -72,14 +72,14 @@ class GenerationReport:
         n_trials = counts.n_problems + counts.n_reflections
         return [
             ("problems", f"{counts.n_problems:,}"),
-            ("Acc@t1", _percent(counts.acc_t1)),
+            ("Acc@t1", percent(counts.acc_t1)),
             ("reflections", f"{counts.n_reflections:,}"),
-            ("corrected after reflection", _percent(counts.corrected)),
+            ("corrected after reflection", percent(counts.corrected)),
             ("unparsed trials", f"{counts.n_unparsed:,} of {n_trials:,}"),
             ("failed problems", f"{self.failures.total():,}"),
             ("reflections that leak the answer", f"{counts.n_leaks:,}"),
-            ("tokens/s", f"{self.new.n_tokens / self.seconds:,.0f}" if self.seconds else "–"),
-            ("problems/s", f"{self.new.n_problems / self.seconds:,.2f}" if self.seconds else "–"),
+            ("tokens/s", f"{self.new.n_tokens / self.seconds:,.0f}" if self.seconds else NOTHING),
+            ("problems/s", f"{self.new.n_problems / self.seconds:,.2f}" if self.seconds else NOTHING),
         ]
 
 
@@ -130,11 +130,7 @@ def count_run(path: Path) -> RunCounts:
 def _note(new: RunCounts, n_failed: int, seconds: float) -> str:
     parts = [
         f"{new.n_tokens / seconds:,.0f} tokens/s",
-        f"Acc@t1 {_percent(new.acc_t1)}",
-        f"corrected {_percent(new.corrected)}",
+        f"Acc@t1 {percent(new.acc_t1)}",
+        f"corrected {percent(new.corrected)}",
     ]
     return " · ".join([*parts, f"{n_failed:,} failed"] if n_failed else parts)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from reflectevo_data.console import markdown_table
+from reflectevo_data.console import NOTHING, markdown_table, percent, points
 from reflectevo_data.rollouts.manifest import Gate
 
 from .counts import EvalReport, Scores
 from .intervals import Interval
 
 
-NOTHING = "–"
 GATE_MEANINGS: dict[Gate, str] = {
     "none": "every answer is reflected on",
     "oracle": "only answers that the verifier refuses are reflected on",
@@ -32,30 +31,6 @@ class Table(NamedTuple):
         titles = [title for title, width in self.groups for _ in range(width)] or [""] * (len(self.columns) - 1)
         columns = (f"{title} {column}".strip() for title, column in zip(titles, self.columns[1:], strict=True))
         return markdown_table([self.columns[0], *columns], self.rows)
-
-
-def percent(share: float | None, interval: Interval | None = None) -> str:
-    """`48.4 % [45.3, 51.5]`.
-
-    >>> percent(0.4841), percent(0.5, Interval(0.25, 0.751)), percent(None)
-    ('48.4 %', '50.0 % [25.0, 75.1]', '–')
-    """
-    if share is None:
-        return NOTHING
-    text = f"{100 * share:.1f} %"
-    return f"{text} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if interval else text
-
-
-def points(difference: float | None) -> str:
-    """A difference of shares, in percentage points and with its sign.
-
-    >>> points(0.1234), points(-0.05), points(0.0)
-    ('+12.3', '−5.0', '0.0')
-    """
-    if difference is None:
-        return NOTHING
-    text = f"{100 * difference:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def summary_rows(report: EvalReport) -> list[tuple[str, str]]:

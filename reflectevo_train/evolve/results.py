@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from reflectevo_data.console import markdown_table
+from reflectevo_data.console import NOTHING, markdown_table, percent, points
 from reflectevo_data.rollouts.store import load_rows
 from reflectevo_data.schema import RawRow
 
 from ..evaluation.comparison import Answers, PairedTest, answers_of, compare
 from ..evaluation.counts import EvalReport, score_rows
-from ..evaluation.tables import NOTHING, percent, points
 from .plan import PROMPTING, Entry, Plan
 from .steps import Clock
 

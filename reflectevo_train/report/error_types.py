@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from reflectevo_data.completers.base import Completer, Sampling
-from reflectevo_data.console import say
+from reflectevo_data.console import percent, say
 from reflectevo_data.schema import Row, stable_hash
 
 from ..evaluation.counts import outcome_of
 from ..evaluation.intervals import wilson
-from ..evaluation.tables import Table, percent
+from ..evaluation.tables import Table
 from .runs import ComparedRun
 
 

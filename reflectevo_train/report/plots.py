@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from reflectevo_data.console import percent
 from reflectevo_data.errors import InputError
 from reflectevo_data.schema import Row
 
 from ..evaluation.counts import EvalReport
 from ..evaluation.intervals import Interval, wilson
-from ..evaluation.tables import Table, percent
+from ..evaluation.tables import Table
 
 
 N_BINS = 5

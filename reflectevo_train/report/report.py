@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reflectevo_data.cli.arguments import add_engine, positive
+from reflectevo_data.console import NOTHING, percent, points
 from reflectevo_data.errors import InputError
 from reflectevo_data.rollouts.manifest import Loop, RoleModels, RunSampling
 
 from ..evaluation.comparison import Metric, PairedTest, answers_of, compare, settings_that_differ
 from ..evaluation.intervals import holm
-from ..evaluation.tables import GATE_MEANINGS, NOTHING, Table, percent, points
+from ..evaluation.tables import GATE_MEANINGS, Table
 from .plots import Curve, Plot, accuracy_plot, correction_by_axis, correction_by_length, learning_curves
 from .reader import examples_data, packed
 from .runs import ComparedRun, load_runs
