@@ -15,7 +15,8 @@ from typing import Any, cast
 import datasets
 import pyarrow as pa
 
-from .curation.batches import Curation, curated_batches
+from .curation.batches import curated_batches
+from .curation.curate import Curation
 from .curation.splits import SPLITS
 from .rollouts.records import open_run
 from .rollouts.store import PREFERENCES, RECORDS

@@ -14,35 +14,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from ..rollouts.records import JudgedRun, arrow_schema, parse_chunk, read_chunks
 from ..schema import COLUMNS, CONFIGS, RankedPair, stable_digest
-from .curate import MAX_PAIRS, ORIGINS, contrast_pairs, normalize_whitespace, ranked_pairs
+from .curate import ORIGINS, Curation, contrast_pairs, normalize_whitespace, ranked_pairs
 from .flat_trials import FlatTrials
 from .near_duplicates import NearDuplicateIndex
-from .splits import SPLITS, in_validation
-
-
-@dataclass(frozen=True, slots=True)
-class Curation:
-    """What goes into the sets.
-
-    Attributes:
-        max_pairs: Pairs of one question in D±, and in Dpref; of each run, where several runs asked it.
-        include_leaks: Whether reflections that state the gold answer take part.
-        validation_fraction: Share of the questions (groups of questions) that go into the validation split.
-        near_duplicates: Whether reflections that nearly repeat an earlier one of the dataset are looked for and, with
-            `drop`, left out of the sets.
-    """
-
-    max_pairs: int = MAX_PAIRS
-    include_leaks: bool = False
-    validation_fraction: float = 0.05
-    near_duplicates: Literal["off", "count", "drop"] = "count"
+from .splits import SPLITS, split_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +105,10 @@ def curated_batches(
             flat = FlatTrials(fresh)
             selections, counts = _select(flat, run.preferences, curation, seen)
             counts += CurationCounts(n_records=batch.num_rows, n_doubles=batch.num_rows - fresh.num_rows)
-            held_out = in_validation(fresh, curation.validation_fraction)
+            split_of_row = _splits(fresh, curation.validation_fraction)
             tables: dict[str, dict[str, pa.RecordBatch]] = {config: {} for config in configs}
-            for split, in_split in zip(SPLITS, (~held_out, held_out), strict=True):
+            for split in SPLITS:
+                in_split = split_of_row == split
                 for config in configs:
                     if config == "raw":
                         tables[config][split] = fresh.filter(pa.array(in_split))
@@ -155,6 +138,12 @@ def _without_doubles(batch: pa.RecordBatch, seen: set[bytes]) -> pa.RecordBatch:
         seen.add(stable_digest(*map(str, key)))
         keep[i] = len(seen) > n_before
     return batch if keep.all() else batch.filter(pa.array(keep))
+
+
+def _splits(batch: pa.RecordBatch, validation_fraction: float) -> np.ndarray:
+    """The split of each raw row."""
+    ids, groups = batch.column("id").to_pylist(), batch.column("group").to_pylist()
+    return np.array([split_of(id, group, validation_fraction) for id, group in zip(ids, groups, strict=True)])
 
 
 def _select(

@@ -16,7 +16,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 from ..schema import (
     COLUMNS,
@@ -34,6 +35,28 @@ from ..schema import (
 MAX_PAIRS = 4
 """Pairs of one question in D± and in Dpref unless asked otherwise. Two reflections a question make at most one pair;
 with six there can be nine, and questions of middling difficulty, which have the most pairs, would outweigh the rest."""
+
+
+NearDuplicates = Literal["count", "drop", "off"]
+NEAR_DUPLICATES: tuple[NearDuplicates, ...] = get_args(NearDuplicates)
+
+
+@dataclass(frozen=True, slots=True)
+class Curation:
+    """What goes into the sets.
+
+    Attributes:
+        max_pairs: Pairs of one question in D±, and in Dpref; of each run, where several runs asked it.
+        include_leaks: Whether reflections that state the gold answer take part.
+        validation_fraction: Share of the questions (groups of questions) that go into the validation split.
+        near_duplicates: Whether reflections that nearly repeat an earlier one of the dataset are looked for and, with
+            `drop`, left out of the sets.
+    """
+
+    max_pairs: int = MAX_PAIRS
+    include_leaks: bool = False
+    validation_fraction: float = 0.05
+    near_duplicates: NearDuplicates = "count"
 
 
 class Origin(NamedTuple):

@@ -27,7 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..console import markdown_table
-from ..curation.batches import Curation, CurationCounts, curated_batches
+from ..curation.batches import CurationCounts, curated_batches
+from ..curation.curate import Curation
 from ..curation.near_duplicates import METHOD
 from ..curation.splits import SPLITS
 from ..errors import InputError

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from ..console import NOTHING, markdown_table, percent
 from ..curation.flat_trials import FlatTrials
 from ..errors import InputError
+from ..schema import CONFIGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ def dataset_statistics(folder: str | Path, unit: LengthUnit | None = None) -> St
 def row_counts(folder: str | Path) -> dict[str, dict[str, int]]:
     """Rows of each config of a built dataset by task, from its Parquet files."""
     counts: dict[str, dict[str, int]] = {}
-    for config in ("dplus", "dpm", "dpref"):
+    for config in CONFIGS[1:]:
         by_task = counts.setdefault(config, {})
         for file in sorted((Path(folder) / config).glob("*.parquet")):
             for entry in pq.read_table(file, columns=["task"]).column("task").value_counts().to_pylist():

@@ -16,8 +16,8 @@ from typing import Literal
 from ..schema import Problem, stable_hash
 
 
-Split = Literal["train", "validation", "test"]
-MINIATURE_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+MiniatureSplit = Literal["train", "validation", "test"]
+MINIATURE_SPLITS: tuple[MiniatureSplit, ...] = ("train", "validation", "test")
 
 VERBS = (("Add", "Subtract"), ("Gain", "Lose"))
 N_STEPS = (3, 4, 4, 5)
@@ -56,7 +56,7 @@ class Chain:
         return str(self.start) + "".join(f"{operand:+d}" for operand in self.operands)
 
     @property
-    def split(self) -> Split:
+    def split(self) -> MiniatureSplit:
         """Decided by the arithmetic alone, eight to one to one: no seed can put a test problem into training."""
         place = stable_hash("miniature split", self.expression) % 10
         return "test" if place == 0 else "validation" if place == 1 else "train"
@@ -118,7 +118,7 @@ def draw_chain(rng: random.Random) -> Chain:
             return chain
 
 
-def problems(split: Split = "train", *, seed: int = 0, n: int = 1000) -> Iterator[Problem]:
+def problems(split: MiniatureSplit = "train", *, seed: int = 0, n: int = 1000) -> Iterator[Problem]:
     """`n` different problems of one split; the first ones do not depend on `n`."""
     if split not in MINIATURE_SPLITS:
         raise ValueError(f"miniature has no split {split!r}: expected one of {', '.join(MINIATURE_SPLITS)}.")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import orjson
 
-from reflectevo_data.curation.batches import Curation, curated_batches
-from reflectevo_data.curation.curate import candidate_pairs
+from reflectevo_data.curation.batches import curated_batches
+from reflectevo_data.curation.curate import Curation, candidate_pairs
 from reflectevo_data.rollouts.records import open_run
 from reflectevo_data.schema import CONFIGS
 

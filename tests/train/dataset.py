@@ -41,7 +41,7 @@ def answer(request: Request) -> str:
 
 def make_dataset(folder: Path, *, n_problems: int = 80, n_reflections: int = 4) -> Path:
     """Builds `folder/ReflectEvo` with all four configs; half of the questions are in the validation split."""
-    from reflectevo_data.curation.batches import Curation
+    from reflectevo_data.curation.curate import Curation
 
     completer = ScriptedCompleter(answer, model="scripted", score=lambda prompt, *_: -float(len(prompt)))
     prompts = load_prompts("miniature")

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import argparse
 
+from ...curation.curate import NEAR_DUPLICATES, Curation
 from ..arguments import add_length_unit, positive, share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    default = Curation()
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     parser.add_argument("--output", required=True, metavar="DIR", help="the dataset folder; its name is the dataset's")
     parser.add_argument(
-        "--max-pairs", type=positive, default=4, metavar="N", help="pairs of one question (%(default)s)"
+        "--max-pairs",
+        type=positive,
+        default=default.max_pairs,
+        metavar="N",
+        help="pairs of one question (%(default)s)",
     )
     parser.add_argument(
-        "--validation-fraction", type=share, default=0.05, metavar="P", help="of questions (%(default)s)"
+        "--validation-fraction",
+        type=share,
+        default=default.validation_fraction,
+        metavar="P",
+        help="of questions (%(default)s)",
     )
     parser.add_argument("--include-leaks", action="store_true", help="keep reflections that state the gold answer")
     parser.add_argument(
         "--near-duplicates",
-        choices=("count", "drop", "off"),
-        default="count",
+        choices=NEAR_DUPLICATES,
+        default=default.near_duplicates,
         help="reflections that nearly repeat another one of the dataset (%(default)s)",
     )
     parser.add_argument(
@@ -34,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ...console import print_table, say
-    from ...curation.batches import Curation
     from ...curation.splits import SPLITS
     from ...dataset.build import build_dataset
     from ...dataset.statistics import WORDS, load_length_unit

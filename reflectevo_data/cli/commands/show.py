@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ...curation.splits import SPLITS
 from ...schema import CONFIGS
 from ..arguments import positive
 
@@ -11,7 +12,7 @@ from ..arguments import positive
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DIR", help="a folder that `build` made")
     parser.add_argument("--config", choices=CONFIGS, default="dpref", help="(%(default)s)")
-    parser.add_argument("--split", choices=("train", "validation"), default="train", help="(%(default)s)")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="(%(default)s)")
     parser.add_argument("--rows", type=positive, default=1, metavar="N", help="how many (%(default)s)")
     parser.add_argument("--all", action="store_true", help="the prompt columns too")
 

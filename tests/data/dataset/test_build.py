@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 
-from reflectevo_data.curation.batches import Curation
+from reflectevo_data.curation.curate import Curation
 from reflectevo_data.dataset import build, write
 from reflectevo_data.dataset.build import build_dataset
 from reflectevo_data.dataset.statistics import LengthUnit, count_words, stats_table

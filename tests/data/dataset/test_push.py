@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from reflectevo_data.curation.batches import Curation
+from reflectevo_data.curation.curate import Curation
 from reflectevo_data.dataset.build import build_dataset, load_build, write_dataset_card
 from reflectevo_data.dataset.push import push_dataset
 from reflectevo_data.errors import InputError
