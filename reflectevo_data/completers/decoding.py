@@ -3,27 +3,30 @@
 `generate` does the work, a few tokens a call: between the calls finished rows are taken out of the cache and, when
 half the places are free, a new batch starts beside the running one. A beginning that the prompts of a batch share
 (few-shot examples) is computed once. A row's random numbers are its own.
+
+The model may be one in training. It is left as it was: whoever wants inference mode, whose tensors would stay in the
+model's buffers, enters it around a step.
 """
 
 from __future__ import annotations
 
+import math
 import os.path
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from inspect import signature
+from typing import Any
 
 import numpy
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, StoppingCriteria
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from ..schema import FinishReason
 from .base import Sampling
 
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 SHORTEST_SHARED = 48  # tokens: prompts that begin with as many equal ones go into one batch
 TOKENS_A_CALL = 32  # more keeps finished rows longer, less pays the overhead of `generate` more often
@@ -84,13 +87,41 @@ class Decoding:
         return self
 
 
+@dataclass(slots=True, eq=False)
+class Scoring:
+    """A continuation whose log-probability is asked for.
+
+    Attributes:
+        total: In nats, once it is done.
+        cancelled, payload: As those of `Decoding`.
+    """
+
+    ids: list[int]
+    n_context: int
+    total: float = math.nan
+    cancelled: bool = False
+    payload: Any = None
+
+
+Work = Decoding | Scoring
+
+
 def unsupported_cache(model: PreTrainedModel) -> str:
-    """Why rows of this model's cache cannot be taken out; empty when they can."""
+    """Why rows of this model's cache cannot be taken out between calls of `generate`; empty when they can."""
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        return "an adapter's columns in it"
     layers = DynamicCache(config=model.config).layers
     strange = {
         type(layer).__name__ for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)
     }
-    return ", ".join(sorted(strange))
+    if strange:
+        return ", ".join(sorted(strange))
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    if not any("past_key_values" in signature(part.forward).parameters for part in parts):
+        return "not passed in"
+    if any(hasattr(part, "rope_deltas") for part in parts):
+        return "row positions outside of it"
+    return ""
 
 
 class _RoomyLayer(DynamicLayer):
@@ -142,11 +173,11 @@ class _Batch:
 
 
 class Decoder:
-    """Decodes many sequences at once on one model (and the adapter that is active when it is called).
+    """Decodes and scores many sequences at once on one model (and the adapter that is active when it is called).
 
     Args:
-        model: Causal language model in evaluation mode, with an empty generation configuration.
-        end_tokens: Ids that end a sequence.
+        model: Causal language model in evaluation mode. One whose cache rows cannot leave is decoded in whole batches.
+        end_tokens: Ids that end a sequence; see `end_tokens`.
         max_rows: Sequences decoded at once; halved whenever memory runs out.
         max_cached_tokens: Rows x columns that the caches may have.
     """
@@ -158,19 +189,35 @@ class Decoder:
         self.end_tokens = frozenset(end_tokens)
         self.max_rows = max_rows
         self.max_cached_tokens = max_cached_tokens
+        self.tokens_to_score = 4096 if model.device.type == "cpu" else 16384
         self.waiting: deque[Decoding] = deque()
+        self._scoring: list[Scoring] = []
         self._batches: deque[_Batch] = deque()
-        layers = DynamicCache(config=model.config).layers
+        self._rows_leave = not unsupported_cache(model)
+        layers = DynamicCache(config=model.config).layers if self._rows_leave else []
         # a sliding window counts columns: padding amid a prompt would be in its way
         self._n_plain_layers = len(layers) if all(type(layer) is DynamicLayer for layer in layers) else 0
 
     @property
     def busy(self) -> bool:
-        return bool(self.waiting or self._batches)
+        return bool(self._scoring or self.waiting or self._batches)
 
-    def step(self) -> list[Decoding]:
-        """Goes on by a few tokens with the batch whose turn it is; returns the sequences that are done."""
-        done: list[Decoding] = []
+    def add(self, work: Work) -> None:
+        """Takes work for the steps to come."""
+        if isinstance(work, Decoding):
+            self.waiting.append(work)
+        else:
+            self._scoring.append(work)
+
+    def clear(self) -> None:
+        """Forgets all work."""
+        self.waiting.clear()
+        self._scoring.clear()
+        self._batches.clear()
+
+    def step(self) -> list[Work]:
+        """Scores what waits, goes on by a few tokens with the batch whose turn it is; returns what is done."""
+        done: list[Work] = [*self._score()]
         n_active = sum(len(batch.rows) for batch in self._batches)
         if self.waiting and self.max_rows - n_active >= max(1, self.max_rows // 2):
             done += self._start_batch(self.max_rows - n_active)
@@ -184,6 +231,14 @@ class Decoder:
             if self._drop_finished(batch):
                 self._batches.append(batch)
         return done
+
+    def _score(self) -> list[Scoring]:
+        scoring, self._scoring = self._scoring, []
+        sequences = [(work.ids, work.n_context) for work in scoring]
+        totals = continuation_logprobs(self.model, sequences, self.tokens_to_score)
+        for work, total in zip(scoring, totals, strict=True):
+            work.total = total
+        return scoring
 
     def _start_batch(self, n_places: int) -> list[Decoding]:
         """A batch of what waits longest, as much as fits; returns what can never fit."""
@@ -231,40 +286,51 @@ class Decoder:
         head = torch.tensor(prompts[0][:n_shared], dtype=ids.dtype, device=ids.device).expand(len(rows), -1)
         return _Batch(rows, torch.cat([head, ids], 1), torch.cat([torch.ones_like(head), mask], 1), n_shared)
 
-    @torch.inference_mode()
-    def _new_cache(self, batch: _Batch) -> Cache:
+    def _new_cache(self, batch: _Batch) -> Cache | None:
+        if not self._rows_leave:
+            return None  # `generate` makes the model's own
         if not self._n_plain_layers:
             return DynamicCache(config=self.model.config)
         cache = Cache(layers=[_RoomyLayer() for _ in range(self._n_plain_layers)])
         if batch.n_shared:
-            self.model(
-                input_ids=batch.ids[:1, : batch.n_shared], past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
+            # the token that it gives is not in the cache, and of no use
+            self._call(batch.ids[:1, : batch.n_shared], batch.mask[:1, : batch.n_shared], cache, 1)
             cache.batch_repeat_interleave(len(batch.rows))
         return cache
 
-    @torch.inference_mode()
     def _generate(self, batch: _Batch) -> None:
         if batch.cache is None:
             batch.cache = self._new_cache(batch)
-        batch.ids = self.model.generate(  # pyright: ignore[reportCallIssue]
+        batch.ids = self._call(
             batch.ids,
-            attention_mask=batch.mask,
-            past_key_values=batch.cache,
-            do_sample=False,  # the processor draws, and leaves nothing to choose
-            max_new_tokens=TOKENS_A_CALL,
+            batch.mask,
+            batch.cache,
+            TOKENS_A_CALL if self._rows_leave else max(row.sampling.max_tokens for row in batch.rows),
             logits_processor=[_SeededDraw(batch.rows)],
             stopping_criteria=[_RowsDone(batch.rows, self.end_tokens)],
         )
         n_new = batch.ids.shape[1] - batch.mask.shape[1]
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.rows), n_new)], dim=1)
 
+    def _call(self, ids: torch.Tensor, mask: torch.Tensor, cache: Cache | None, n: int, **more: Any) -> torch.Tensor:
+        """The ids and up to `n` new ones."""
+        with _own_defaults_aside(self.model):
+            return self.model.generate(  # pyright: ignore[reportCallIssue]
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                do_sample=False,  # the processor draws, and leaves nothing to choose
+                max_new_tokens=n,
+                synced_gpus=False,  # each process of a training generates on its own, as often as it needs to
+                **more,
+            )
+
     def _drop_finished(self, batch: _Batch) -> bool:
         """Takes finished rows out; False when none is left."""
         alive = [i for i, row in enumerate(batch.rows) if not row.finish_reason]
         if alive and len(alive) < len(batch.rows):
+            assert batch.cache is not None  # a whole batch is done at once
             index = torch.tensor(alive, device=self.model.device)
-            assert batch.cache is not None
             batch.cache.batch_select_indices(index)
             batch.ids, batch.mask = batch.ids[index], batch.mask[index]
             batch.rows = [batch.rows[i] for i in alive]
@@ -283,6 +349,20 @@ class Decoder:
         self.max_rows = max(1, len(rows) // 2)
         self.waiting.extendleft(row.restart() for row in reversed(rows))
         return []
+
+
+@contextmanager
+def _own_defaults_aside(model: torch.nn.Module) -> Iterator[None]:
+    """A model's own defaults (top_k, penalties, lengths) would come on top of the sampling that was asked for."""
+    # a model with adapters and the one inside may each have some
+    own: dict[Any, Any] = {m: m.generation_config for m in model.modules() if "generation_config" in vars(m)}
+    for module in own:
+        module.generation_config = GenerationConfig(pad_token_id=0)
+    try:
+        yield
+    finally:
+        for module, config in own.items():
+            module.generation_config = config
 
 
 def _expected_tokens(rows: Sequence[Decoding]) -> int:
@@ -354,7 +434,7 @@ def draw(
     return torch.where(temperature > 0, drawn[:, 0], logits.argmax(-1))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def continuation_logprobs(
     model: PreTrainedModel, sequences: Sequence[tuple[list[int], int]], max_tokens: int
 ) -> list[float]:
@@ -394,6 +474,13 @@ def continuation_logprobs(
             n = len(sequences[i][0]) - sequences[i][1]
             totals[i] = float(logprobs[row, -n:].sum())
     return totals
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: Any) -> list[int]:
+    """Ids that end a completion: chat models often end a turn with another token than the one that ends a text."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in (*ends, tokenizer.eos_token_id) if token is not None})
 
 
 def left_padded(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
 """The embedded engine: a transformers model in this process, on CPU or GPU, with LoRA adapters.
 
-Coroutines queue requests; one thread decodes them in batches that rows join and leave (`decoding.py`).
+Coroutines queue requests; one thread decodes them in batches that rows join and leave (`decoding.py`). What
+`LocalCompleter` does with text is also done for a model in training (`live.py`), which has no thread of its own.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,8 @@ import torch
 from ..errors import InputError
 from ..schema import Completion
 from .base import CompletionFailed, ContinuationLogprob, Sampling, failed
-from .chat import chat_ids, chat_text, continuation_ids, cut_at_stop, decode_after, ends_with_stop
-from .decoding import Decoder, Decoding, continuation_logprobs, unsupported_cache
+from .chat import Tokenizer, chat_ids, chat_text, continuation_ids, cut_at_stop, decode_after, ends_with_stop
+from .decoding import Decoder, Decoding, Scoring, Work, end_tokens, unsupported_cache
 from .locate import LocatedModel, published_name
 
 
@@ -27,25 +29,76 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-@dataclass(slots=True, eq=False)
-class _Scoring:
-    """A continuation whose log-probability is asked for."""
+class LocalCompleter(ABC):
+    """A completer on a model in this process: text becomes token ids, and tokens become text.
 
-    ids: list[int]
-    n_context: int
-    payload: Any = None
+    Args:
+        model: The name in the records.
+        tokenizer: The model's.
+        thread_tokenizer: The same one, or its copy for the thread that decodes.
+        context: Tokens that prompt and completion may have together.
+        slots: Sequences decoded at once.
+    """
 
+    def __init__(
+        self, model: str, tokenizer: Tokenizer, thread_tokenizer: Tokenizer, *, context: int, slots: int
+    ) -> None:
+        self.model, self.tokenizer, self.context, self.slots = model, tokenizer, context, slots
+        self._thread_tokenizer = thread_tokenizer
 
-@dataclass(slots=True)
-class _Lane:
-    """What waits for one adapter, or for the model itself."""
+    @abstractmethod
+    def _queue(self, works: Sequence[Work]) -> None:
+        """Has works done; each one's `payload` is the future that gets it when it is."""
 
-    decoder: Decoder
-    scoring: list[_Scoring] = field(default_factory=list)
+    async def complete(
+        self, prompt: str, *, sampling: Sampling, seed: int, n: int = 1, prefill: str = ""
+    ) -> list[Completion]:
+        """N completions; see `Completer`."""
+        ids = chat_ids(self.tokenizer, chat_text(self.tokenizer, prompt, prefill))
+        if len(ids) >= self.context:
+            return failed(n, f"prompt of {len(ids)} tokens leaves no room in the model's context of {self.context}")
+        limited = replace(sampling, max_tokens=min(sampling.max_tokens, self.context - len(ids)))
+        # greedy samples are all the same one
+        n_different = n if sampling.temperature else 1
+        sequences = [Decoding(ids, limited, seed + i, self._ends(ids, sampling.stop)) for i in range(n_different)]
+        await self._done(sequences)
+        completions = [self._completion(sequence) for sequence in sequences]
+        return completions if n_different == n else completions * n
 
-    @property
-    def busy(self) -> bool:
-        return bool(self.scoring) or self.decoder.busy
+    def _ends(self, ids: list[int], stop: Sequence[str]) -> Callable[[list[int]], bool] | None:
+        return ends_with_stop(self._thread_tokenizer, ids, stop) if stop else None
+
+    def _completion(self, sequence: Decoding) -> Completion:
+        if sequence.finish_reason == "error":
+            return failed(1, sequence.error)[0]
+        text = decode_after(self.tokenizer, sequence.prompt, sequence.tokens)
+        text, stopped = cut_at_stop(text, sequence.sampling.stop)
+        reason = "stop" if stopped else sequence.finish_reason or "stop"
+        return Completion(text, reason, len(sequence.prompt), len(sequence.tokens))
+
+    async def logprob(self, prompt: str, continuation: str, *, prefill: str = "") -> ContinuationLogprob:
+        """Log-probability of a continuation; see `Completer`."""
+        ids, n_context = continuation_ids(self.tokenizer, chat_text(self.tokenizer, prompt, prefill), continuation)
+        if len(ids) > self.context:
+            raise CompletionFailed(f"{len(ids)} tokens do not fit in the model's context of {self.context}")
+        if n_context == 0:
+            raise CompletionFailed("an empty context gives a continuation no probability")
+        scoring = Scoring(ids, n_context)
+        await self._done([scoring])
+        return ContinuationLogprob(scoring.total, len(ids) - n_context)
+
+    async def _done(self, works: Sequence[Work]) -> None:
+        """Waits for works; whoever stops waiting takes them off the model."""
+        loop = asyncio.get_running_loop()
+        for work in works:
+            work.payload = loop.create_future()
+        self._queue(works)
+        try:
+            await asyncio.gather(*(work.payload for work in works))
+        except asyncio.CancelledError:
+            for work in works:
+                work.cancelled = True
+            raise
 
 
 class TransformersEngine:
@@ -64,29 +117,20 @@ class TransformersEngine:
     def __init__(
         self, base: str, adapters: Sequence[str] = (), *, slots: int | None = None, max_memory: int | None = None
     ) -> None:
-        self.tokenizer, self.model, end_tokens = _load(base, adapters)
+        self.tokenizer, self.model = _load(base, adapters)
         # a tokenizer must not be used by two threads: it changes its own state while encoding
-        self._thread_tokenizer = copy.deepcopy(self.tokenizer)
-        config = self.model.config.get_text_config(decoder=True)
-        self.context = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
-        on_gpu = self.model.device.type != "cpu"
-        self.slots = slots or (256 if on_gpu else 128)
-        room = (max_memory or _memory_to_use(self.model.device)) // _bytes_a_token(config, self.model.dtype)
+        self.thread_tokenizer = copy.deepcopy(self.tokenizer)
+        self.context = context_of(self.model)
+        self.slots = slots or (128 if self.model.device.type == "cpu" else 256)
+        room = tokens_that_fit(self.model, max_memory) // (len(adapters) + 1)
+        ends = end_tokens(self.model, self.tokenizer)
         self._lanes = {
-            adapter: _Lane(
-                Decoder(
-                    self.model,
-                    end_tokens=end_tokens,
-                    max_rows=self.slots,
-                    max_cached_tokens=max(room // (len(adapters) + 1), 1),
-                )
-            )
+            adapter: Decoder(self.model, end_tokens=ends, max_rows=self.slots, max_cached_tokens=max(room, 1))
             for adapter in ("", *adapters)
         }
-        self._tokens_to_score = 16384 if on_gpu else 4096
         self._active_adapter: str | None = None
         self._wake = threading.Condition()
-        self._incoming: list[tuple[str, Decoding | _Scoring]] = []
+        self._incoming: list[tuple[str, Work]] = []
         self._stopping = False
         self._crash: BaseException | None = None
         self._open: dict[int, asyncio.Future] = {}
@@ -100,27 +144,17 @@ class TransformersEngine:
             self._wake.notify()
         self._thread.join()
 
-    async def submit(self, adapter: str, works: Sequence[Decoding | _Scoring]) -> list[Any]:
-        """Queues work and waits for its results; cancelling the wait takes it off the engine."""
-        loop = asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in works]
+    def queue(self, adapter: str, works: Sequence[Work]) -> None:
+        """Has works done with an adapter, or none; each one's `payload` is the future that gets it when it is."""
         with self._wake:
             if self._crash is not None:
                 raise RuntimeError("the transformers engine has crashed") from self._crash
             if self._stopping:
                 raise RuntimeError("the transformers engine is closed")
-            for work, future in zip(works, futures, strict=True):
-                work.payload = future
-                self._open[id(work)] = future
+            for work in works:
+                self._open[id(work)] = work.payload
                 self._incoming.append((adapter, work))
             self._wake.notify()
-        try:
-            return await asyncio.gather(*futures)
-        except asyncio.CancelledError:
-            for work in works:
-                if isinstance(work, Decoding):
-                    work.cancelled = True
-            raise
 
     def _run(self) -> None:
         try:
@@ -128,7 +162,9 @@ class TransformersEngine:
                 for adapter, lane in self._lanes.items():
                     if lane.busy:
                         self._activate(adapter)
-                        self._turn(lane)
+                        with torch.inference_mode():
+                            done = lane.step()
+                        self._finish(done)
         except BaseException as error:
             with self._wake:
                 self._crash = error
@@ -148,24 +184,8 @@ class TransformersEngine:
             if self._stopping:
                 return False
         for adapter, work in incoming:
-            lane = self._lanes[adapter]
-            if isinstance(work, Decoding):
-                if work.sampling.stop:
-                    work.ends = ends_with_stop(self._thread_tokenizer, work.prompt, work.sampling.stop)
-                lane.decoder.waiting.append(work)
-            else:
-                lane.scoring.append(work)
+            self._lanes[adapter].add(work)
         return True
-
-    def _turn(self, lane: _Lane) -> None:
-        if lane.scoring:
-            scoring, lane.scoring = lane.scoring, []
-            totals = continuation_logprobs(
-                self.model, [(work.ids, work.n_context) for work in scoring], self._tokens_to_score
-            )
-            self._finish(list(zip(scoring, totals, strict=True)))
-        if lane.decoder.busy:
-            self._finish([(sequence, sequence) for sequence in lane.decoder.step()])
 
     def _activate(self, adapter: str) -> None:
         if adapter == self._active_adapter or len(self._lanes) == 1:
@@ -177,11 +197,11 @@ class TransformersEngine:
             self.model.disable_adapters()
         self._active_adapter = adapter
 
-    def _finish(self, results: list[tuple[Any, Any]]) -> None:
+    def _finish(self, works: list[Work]) -> None:
         with self._wake:
-            for work, _ in results:
+            for work in works:
                 self._open.pop(id(work), None)
-        self._deliver([(work.payload, result) for work, result in results])
+        self._deliver([(work.payload, work) for work in works])
 
     @staticmethod
     def _deliver(results: list[tuple[asyncio.Future, Any]]) -> None:
@@ -208,52 +228,15 @@ class TransformersEngine:
                 loop.call_soon_threadsafe(resolve, some)
 
 
-@dataclass(frozen=True, slots=True)
-class TransformersCompleter:
+class TransformersCompleter(LocalCompleter):
     """A model or adapter on a `TransformersEngine`."""
 
-    engine: TransformersEngine
-    model: str
-    adapter: str = ""
+    def __init__(self, engine: TransformersEngine, model: str, adapter: str = "") -> None:
+        super().__init__(model, engine.tokenizer, engine.thread_tokenizer, context=engine.context, slots=engine.slots)
+        self.engine, self.adapter = engine, adapter
 
-    @property
-    def slots(self) -> int:
-        return self.engine.slots
-
-    async def complete(
-        self, prompt: str, *, sampling: Sampling, seed: int, n: int = 1, prefill: str = ""
-    ) -> list[Completion]:
-        """N completions; see `Completer`."""
-        engine = self.engine
-        ids = chat_ids(engine.tokenizer, chat_text(engine.tokenizer, prompt, prefill))
-        if len(ids) >= engine.context:
-            return failed(n, f"prompt of {len(ids)} tokens leaves no room in the model's context of {engine.context}")
-        room = min(sampling.max_tokens, engine.context - len(ids))
-        limited = Sampling(sampling.temperature, sampling.top_p, room, sampling.stop)
-        # greedy samples are all the same one
-        n_different = n if sampling.temperature else 1
-        sequences = [Decoding(ids, limited, seed + i) for i in range(n_different)]
-        done = [self._completion(sequence) for sequence in await engine.submit(self.adapter, sequences)]
-        return done if n_different == n else done * n
-
-    def _completion(self, sequence: Decoding) -> Completion:
-        if sequence.finish_reason == "error":
-            return failed(1, sequence.error)[0]
-        text = decode_after(self.engine.tokenizer, sequence.prompt, sequence.tokens)
-        text, stopped = cut_at_stop(text, sequence.sampling.stop)
-        reason = "stop" if stopped else sequence.finish_reason or "stop"
-        return Completion(text, reason, len(sequence.prompt), len(sequence.tokens))
-
-    async def logprob(self, prompt: str, continuation: str, *, prefill: str = "") -> ContinuationLogprob:
-        """Log-probability of a continuation; see `Completer`."""
-        engine = self.engine
-        ids, n_context = continuation_ids(engine.tokenizer, chat_text(engine.tokenizer, prompt, prefill), continuation)
-        if len(ids) > engine.context:
-            raise CompletionFailed(f"{len(ids)} tokens do not fit in the model's context of {engine.context}")
-        if n_context == 0:
-            raise CompletionFailed("an empty context gives a continuation no probability")
-        [total] = await engine.submit(self.adapter, [_Scoring(ids, n_context)])
-        return ContinuationLogprob(total, len(ids) - n_context)
+    def _queue(self, works: Sequence[Work]) -> None:
+        self.engine.queue(self.adapter, works)
 
 
 def open_transformers(
@@ -275,8 +258,8 @@ def open_transformers(
     return list(engines.values()), [completers[model] for model in models]
 
 
-def _load(base: str, adapters: Sequence[str]) -> tuple[Any, PreTrainedModel, list[int]]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+def _load(base: str, adapters: Sequence[str]) -> tuple[Any, PreTrainedModel]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -301,10 +284,7 @@ def _load(base: str, adapters: Sequence[str]) -> tuple[Any, PreTrainedModel, lis
             ) from None
     if on_gpu:
         torch.nn.Module.to(model, "cuda")
-    end_tokens = _end_tokens(model, tokenizer)
-    # a model's own defaults (top_k, penalties, lengths) would come on top of the sampling that was asked for
-    model.generation_config = GenerationConfig(pad_token_id=0)
-    return tokenizer, model.eval(), end_tokens
+    return tokenizer, model.eval()
 
 
 def _adapter_name(adapter: str, lanes: Sequence[str]) -> str:
@@ -315,28 +295,38 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: Any) -> list[int]:
-    """Chat models often end a turn with another token than the one that ends a text."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ends = configured if isinstance(configured, list) else [configured]
-    return [token for token in {*ends, tokenizer.eos_token_id} if token is not None]
+def context_of(model: PreTrainedModel) -> int:
+    """Tokens that prompt and completion may have together."""
+    length = _number(model.config.get_text_config(decoder=True), "max_position_embeddings")
+    return length if length > 0 else 1 << 30
 
 
-def _bytes_a_token(config: Any, dtype: torch.dtype) -> int:
-    """Memory that a token of a batch takes: keys and values, kept, and its activations in the pass over the prompt."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    feed_forward = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    # concatenation holds one layer's keys and values twice
+def tokens_that_fit(model: PreTrainedModel, memory: int | None = None) -> int:
+    """Tokens, padding included, that batches on the model may have in this many bytes, or in those that can be spared."""
+    config = model.config.get_text_config(decoder=True)
+    queries = _number(config, "num_attention_heads")
+    heads = _number(config, "num_key_value_heads") or queries
+    size = _number(config, "head_dim") or config.hidden_size // max(queries, 1)
+    feed_forward = _number(config, "intermediate_size") or 4 * config.hidden_size
+    # keys and values, kept, where concatenation holds one layer's twice; activations in the pass over the prompt
     cached = 2 * (config.num_hidden_layers + 1) * heads * size
-    return (cached + 6 * config.hidden_size + 3 * feed_forward) * dtype.itemsize
+    bytes_a_token = (cached + 6 * config.hidden_size + 3 * feed_forward) * model.dtype.itemsize
+    return (memory or _spare_memory(model.device)) // bytes_a_token
 
 
-def _memory_to_use(device: torch.device) -> int:
+def _number(config: Any, name: str) -> int:
+    """A config's value, the largest where layers differ; 0 where it has none."""
+    value = getattr(config, name, None) or 0
+    return max(value) if isinstance(value, (list, tuple)) else int(value)
+
+
+def _spare_memory(device: torch.device) -> int:
     """Bytes for batches in the making."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free * 0.7)
+        # torch keeps what a training step needed, for the next one
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int((free + kept) * 0.7)
     meminfo = Path("/proc/meminfo")
     if not meminfo.is_file():
         return 2 << 30

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from reflectevo_data.completers.base import Completer, Sampling  # noqa: E402
-from reflectevo_data.completers.decoding import Decoder, Decoding, draw  # noqa: E402
+from reflectevo_data.completers.decoding import Decoder, Decoding, draw, unsupported_cache  # noqa: E402
 from reflectevo_data.completers.engine import Engine, open_roles  # noqa: E402
 from reflectevo_data.completers.transformers_engine import TransformersCompleter, TransformersEngine  # noqa: E402
 from reflectevo_data.errors import InputError  # noqa: E402
@@ -65,7 +65,9 @@ def _decoder(model, **changes) -> Decoder:
 
 def _generated(model, prompt: list[int], n: int) -> list[int]:
     ids = torch.tensor([prompt])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False, eos_token_id=2)
+    out = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False, eos_token_id=2
+    )
     return out[0, len(prompt) :].tolist()
 
 
@@ -101,6 +103,38 @@ def test_rows_that_join_and_leave_say_what_generate_says(kind: str, n_shared: in
     together = _run(_decoder(model), sequences)
     assert together == [_generated(model, p, n) for p, n in zip(prompts, limits, strict=True)]
     assert len({len(tokens) for tokens in together}) > 3
+
+
+@pytest.mark.parametrize("kind", ["mamba", "openai-gpt", "qwen-vl", "prefix-tuning"])
+def test_rows_that_cannot_leave_say_what_generate_says(kind: str) -> None:
+    import peft
+    import transformers
+
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "intermediate_size": 96}
+    small = {"vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 2, "initializer_range": 0.3, **heads}
+    rope = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 1e4}
+    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
+    torch.manual_seed(0)
+    model = {
+        "mamba": lambda: transformers.MambaForCausalLM(
+            transformers.MambaConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2, initializer_range=0.3)
+        ),
+        "openai-gpt": lambda: transformers.OpenAIGPTLMHeadModel(
+            transformers.OpenAIGPTConfig(vocab_size=99, n_embd=64, n_layer=2, n_head=2, initializer_range=0.3)
+        ),
+        "qwen-vl": lambda: transformers.Qwen2_5_VLForConditionalGeneration(
+            transformers.Qwen2_5_VLConfig(text_config={**small, "rope_parameters": rope}, vision_config=vision)
+        ),
+        "prefix-tuning": lambda: peft.get_peft_model(
+            transformers.LlamaForCausalLM(transformers.LlamaConfig(**small)),
+            peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+        ),
+    }[kind]().eval()
+    limits = [3 + 17 * i % 90 for i in range(13)]
+    sequences = [Decoding(p, Sampling(0.0, max_tokens=n), 0) for p, n in zip(_prompts(), limits, strict=True)]
+    assert unsupported_cache(model)
+    together = _run(_decoder(model, max_rows=8), sequences)
+    assert together == [_generated(model, p, n) for p, n in zip(_prompts(), limits, strict=True)]
 
 
 def test_little_memory_means_small_batches_and_the_same_tokens(engine: TransformersEngine) -> None:
