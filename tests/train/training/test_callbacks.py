@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
 from reflectevo_data.completers.base import Completer, Sampling
-from reflectevo_data.completers.chat import chat_ids, chat_text
+from reflectevo_data.completers.chat import chat_ids
 from reflectevo_data.completers.live import LiveCompleter, undisturbed
 from reflectevo_data.schema import Problem
 from reflectevo_train import sft
@@ -44,71 +42,7 @@ def complete(completer: Completer, requests: list[tuple[str, Sampling, int]]) ->
     return asyncio.run(gather())
 
 
-GREEDY, SAMPLED = Sampling(temperature=0.0, max_tokens=12), Sampling(temperature=1.0, max_tokens=12)
-
-
-def test_live_completer_is_a_completer(model: Any, tokenizer: Any):
-    assert isinstance(LiveCompleter(model, tokenizer, "m"), Completer)
-
-
-def test_greedy_text_is_that_of_the_model_alone(model: Any, tokenizer: Any):
-    prompts = ["Add 7.", "Start with 5. Add 6. What is left?", "?"]
-    together = complete(LiveCompleter(model, tokenizer, "m"), [(prompt, GREEDY, 0) for prompt in prompts])
-    for prompt, text in zip(prompts, together, strict=True):
-        ids = torch.tensor([chat_ids(tokenizer, chat_text(tokenizer, prompt))])
-        alone = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
-        assert text == tokenizer.decode(alone, skip_special_tokens=True)
-
-
-def test_sample_depends_on_its_seed_alone(model: Any, tokenizer: Any):
-    requests = [("Add 7.", SAMPLED, seed) for seed in range(0, 4096, 512)]
-    together = complete(LiveCompleter(model, tokenizer, "m"), requests)
-    torch.manual_seed(99)
-    alone = [complete(LiveCompleter(model, tokenizer, "m", slots=1), [request])[0] for request in requests[:3]]
-    assert together[:3] == alone
-    assert len(set(together)) == len(together)
-
-
-def test_samples_follow_the_model(model: Any, tokenizer: Any):
-    """The first token of many samples against the model's own distribution."""
-    one = Sampling(temperature=1.0, max_tokens=1)
-    texts = complete(
-        LiveCompleter(model, tokenizer, "m", slots=500), [("Add 7.", one, seed << 8) for seed in range(500)]
-    )
-    ids = torch.tensor([chat_ids(tokenizer, chat_text(tokenizer, "Add 7."))])
-    with torch.no_grad():
-        likeliest = model(ids).logits[0, -1].softmax(-1).max(-1)
-    expected, found = likeliest.values.item(), texts.count(tokenizer.decode(likeliest.indices)) / 500
-    assert abs(found - expected) < 4 * (expected * (1 - expected) / 500) ** 0.5
-
-
-def test_limits_and_stops(model: Any, tokenizer: Any):
-    text = complete(LiveCompleter(model, tokenizer, "m"), [("Add 7.", GREEDY, 0)])[0]
-    stop = Sampling(temperature=0.0, max_tokens=12, stop=(text[3:5],))
-    short = Sampling(temperature=0.0, max_tokens=4)
-    assert complete(LiveCompleter(model, tokenizer, "m"), [("Add 7.", stop, 0), ("Add 7.", short, 0)]) == [
-        text[:3],
-        text[:4],
-    ]
-    assert asyncio.run(LiveCompleter(model, tokenizer, "m").complete("x" * 600, sampling=GREEDY, seed=0))[0].error
-
-
-def test_undisturbed(model: Any):
-    model.train()
-    model.lm_head.eval()  # a part that is frozen keeps its mode
-    torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
-    expected = (torch.rand(1).item(), random.random(), np.random.rand())
-    torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
-    with undisturbed(model):
-        assert not model.training
-        torch.rand(3), random.random(), np.random.rand()
-    assert (torch.rand(1).item(), random.random(), np.random.rand()) == expected
-    assert (model.training, model.model.training, model.lm_head.training) == (True, True, False)
-    model.eval()
+GREEDY = Sampling(temperature=0.0, max_tokens=12)
 
 
 def arguments(dataset: Path, model: Path, output: Path, *more: str) -> tuple[Any, Any, Any]:
