@@ -23,14 +23,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from reflectevo_data.cli.commands import build, generate, judge
 from reflectevo_data.cli.parser import run_command
 from reflectevo_data.errors import InputError
 
 from ..evaluation import evaluate
-from .plan import BASE, CORRECT, FULL, QUICK, REFLECT, Entry, Plan, Training
+from .plan import BASE, CORRECT, FULL, QUICK, REFLECT, Entry, Plan, PlanManifest, Training
 from .results import report
 from .steps import Clock, Steps, available_cores
 
@@ -211,7 +210,7 @@ def train(training: Training, dataset: Path, output: Path, *overrides: str, seed
         dpo.main(*parse_arguments(DPOConfig, arguments))
 
 
-def _refuse_other_plan(path: Path, manifest: dict[str, Any]) -> None:
+def _refuse_other_plan(path: Path, manifest: PlanManifest) -> None:
     if not path.is_file():
         path.write_text(json.dumps(manifest, indent=2))
         return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
+
+from reflectevo_data.rollouts.manifest import Setting
 
 
 BASE = "miniature"
@@ -14,7 +16,7 @@ class Training(NamedTuple):
     """A model to be trained: its name, the script and the recipe."""
 
     name: str
-    script: str
+    script: Literal["sft", "dpo"]
     recipe: str
 
 
@@ -25,7 +27,7 @@ class Entry:
     Attributes:
         name: Also the folder of its evaluation.
         trainings: What it needs.
-        setting: How the loop is run: `two_stage`, `one_stage` or `retry`.
+        setting: How the loop is run.
         model, reflector, corrector: Who solves, reflects and corrects: names of trainings, or the bundled model. A
             trained model also makes the first trials, so that Acc@t1 shows what training cost.
     """
@@ -33,7 +35,7 @@ class Entry:
     name: str
     title: str
     trainings: tuple[Training, ...] = ()
-    setting: str = "two_stage"
+    setting: Setting = "two_stage"
     model: str = BASE
     reflector: str | None = None
     corrector: str | None = None
@@ -68,6 +70,17 @@ REFLECTOR = Entry("reflector", "SFT of the reflector", (REFLECT,), model=REFLECT
 QUICK = (PROMPTING, REFLECTOR)
 
 
+class PlanManifest(TypedDict):
+    """What `demo.json` says; another number of seeds or rounds goes on in the same folder."""
+
+    entries: list[str]
+    problems: int
+    reflections: int
+    test_problems: int
+    split: str
+    dataset: str
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a demo does; kept in `demo.json`, and refused when the folder was made with another one.
@@ -95,7 +108,7 @@ class Plan:
         """How many steps `demo` has: one for each dataset and each entry."""
         return self.seeds * (1 + len(self.entries) + 2 * (self.rounds == 2))
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> PlanManifest:
         return {
             "entries": [entry.name for entry in self.entries],
             "problems": self.problems,

@@ -20,10 +20,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TypeVarTuple
 
 from reflectevo_data.console import progress_bar
 from reflectevo_data.errors import InputError
+
+
+Arguments = TypeVarTuple("Arguments")
 
 
 @dataclass(slots=True)
@@ -89,7 +92,7 @@ class Steps:
         self._executor.shutdown(cancel_futures=True)
         self._exits.close()
 
-    async def run(self, log: Path, step: Callable[..., None], *arguments: Any) -> None:
+    async def run(self, log: Path, step: Callable[[*Arguments, Clock], None], *arguments: *Arguments) -> None:
         """Runs `step(*arguments, clock)` when a process is free.
 
         Raises:
@@ -123,7 +126,9 @@ def _start(end: Connection, several: bool) -> None:
 def _is_there(_: int) -> None: ...
 
 
-def _timed(log: Path | None, step: Callable[..., None], arguments: tuple[Any, ...]) -> dict[str, float]:
+def _timed(
+    log: Path | None, step: Callable[[*Arguments, Clock], None], arguments: tuple[*Arguments]
+) -> dict[str, float]:
     clock = Clock()
     with _written_to(log):
         step(*arguments, clock)

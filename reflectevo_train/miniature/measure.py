@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reflectevo_data.models import miniature_path
 from reflectevo_data.parsing.trial import parse_trial
@@ -28,6 +28,7 @@ from .corpus import CAREFUL, LAZY_OPENING, THOROUGH_OPENING, named_step, steps_o
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+T = TypeVar("T")
 MAX_NEW_TOKENS = 240  # the longest document's answer has about 190
 BATCH = 100
 
@@ -88,7 +89,7 @@ def main() -> None:
 class Sampler:
     """Draws answers in batches padded on the left."""
 
-    model: Any  # a transformers model that generates
+    model: Any  # of a causal language model: transformers has no public type for what generates
     tokenizer: PreTrainedTokenizerBase
     temperature: float = 1.0
 
@@ -206,7 +207,7 @@ def _spells(text: str, answer: str) -> bool:
     return re.search(rf"(?<!\d){answer}(?!\d)", text) is not None
 
 
-def _rate(items: Iterable[Any], holds: Callable[[Any], bool]) -> float:
+def _rate(items: Iterable[T], holds: Callable[[T], bool]) -> float:
     outcomes = [holds(item) for item in items]
     return round(sum(outcomes) / len(outcomes), 4) if outcomes else float("nan")
 
