@@ -70,7 +70,7 @@ def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args:
     trainer.train(resume_from_checkpoint=resume_point(training_args))
     if "ref" in getattr(trainer.model, "peft_config", {}):  # the frozen copy of the adapter is not part of the result
         trainer.model.delete_adapter("ref")
-    finish(trainer, script_args, training_args, model_args, push=push)
+    finish(trainer, script_args, model_args, push=push)
 
 
 def preference_pairs(rows: Any, tokenizer: Any, training_args: DPOConfig) -> Any:

@@ -93,7 +93,7 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
     trainer.train(resume_from_checkpoint=resume_point(training_args))
     if collator is not None and (report := collator.report()):
         logger.warning(report)
-    finish(trainer, script_args, training_args, model_args, push=push)
+    finish(trainer, script_args, model_args, push=push)
 
 
 def example_of(row: Row, *, setting: Any, prompts: str) -> Example:

@@ -17,7 +17,7 @@ from reflectevo_data.rollouts.manifest import Loop, RunSampling
 from ..evaluation.counts import EvalReport
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.tables import GATE_MEANINGS, group_columns, group_rows
-from .training_record import load_record, record_rows
+from .training_record import TrainingRecord, load_record, record_rows
 
 
 _USES = {
@@ -46,9 +46,10 @@ def model_card(
     folder = Path(folder)
     record = load_record(folder)
     adapter = read_json(folder / "adapter_config.json")
-    base = base_model or record.get("base_model") or public_name(str(adapter.get("base_model_name_or_path") or ""))
-    use, what_it_is = _USES.get(record.get("setting", ""), ("generator", "A language model."))
-    dataset = record.get("dataset", {}).get("name", "")
+    trained_from = record["base_model"] if record else ""
+    base = base_model or trained_from or public_name(str(adapter.get("base_model_name_or_path") or ""))
+    use, what_it_is = _USES.get(record["setting"] if record else "", ("generator", "A language model."))
+    dataset = record["dataset"]["name"] if record else ""
     name = repo_id.split("/")[-1]
     results = [
         EvalResult(
@@ -181,8 +182,8 @@ def _numbers(report: EvalReport) -> list[tuple[str, str, float]]:
     return [(kind, name, value) for kind, name, value in numbers if value is not None]
 
 
-def _training_metrics(record: Mapping[str, Any]) -> str:
-    metrics = record.get("metrics", {})
+def _training_metrics(record: TrainingRecord | None) -> str:
+    metrics = record.get("metrics", {}) if record else {}
     names = {"eval_acc_t1": "Acc@t1", "eval_acc_t2": "Acc@t2 (oracle-gated)", "eval_own_acc_t1": "its own Acc@t1"}
     shown = [f"{title} {100 * metrics[key]:.1f} %" for key, title in names.items() if key in metrics]
     return ", ".join(shown) + (f" (step {metrics['step']:,})" if shown and "step" in metrics else "")

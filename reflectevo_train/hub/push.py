@@ -96,7 +96,7 @@ def push_model(
         contents[f"evaluations/{name}/manifest.json"] = _public_manifest(evaluation)
     contents |= benchmark_results(read, benchmarks or {})
     card, metadata = model_card(folder, repo_id, read, base_model=base_model, predictions=predictions)
-    manifest = {"kind": "reflectevo-model", "format": 1, "training": load_record(folder), "card": metadata}
+    manifest = {"kind": "reflectevo-model", "format": 1, "training": load_record(folder) or {}, "card": metadata}
     contents[MODEL_MANIFEST] = orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     for name, content in [*contents.items(), (CARD, card.encode())]:
         if isinstance(content, bytes):

@@ -1,18 +1,26 @@
 """What a training run was, for its model card: `reflectevo_training.json` in the output folder; names, no paths."""
 
+# pyright: reportPrivateImportUsage=false
+# trl exports its names lazily, which pyright does not see
 from __future__ import annotations
 
 import itertools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Sized
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.hub.cards import public_name
 
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+    from trl import ModelConfig
+
+    from ..training.arguments import ReflectionArguments
 
 RECORD = "reflectevo_training.json"
 _HYPERPARAMETERS = (
@@ -36,18 +44,50 @@ _HYPERPARAMETERS = (
 )
 _OURS = ("segment_weights", "share_prompts")
 _LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "load_in_4bit", "bnb_4bit_quant_type")
-_NEEDED = {"base_model", "dataset", "setting", "prompts", "recipe", "trainer", "n_train", "n_processes", "steps"} | {
-    *("hyperparameters", "lora", "versions"),
-}
 _PACKAGES = ("reflectevo", "trl", "transformers", "peft", "accelerate", "deepspeed", "datasets", "torch")
 
+Hyperparameter = int | float | str | list[str] | list[float]
 
-def record_training(trainer: Any, script_args: Any, training_args: Any, model_args: Any) -> Path:
+
+class TrainedOn(TypedDict):
+    """The dataset of a training."""
+
+    name: str
+    config: str | None
+    version: NotRequired[str]
+
+
+class _Needed(TypedDict):
+    """What a card cannot do without."""
+
+    base_model: str
+    dataset: TrainedOn
+    setting: str
+    prompts: str
+    recipe: str
+    trainer: str
+    n_train: int | None
+    n_processes: int
+    steps: int
+    hyperparameters: dict[str, Hyperparameter]
+    lora: dict[str, Hyperparameter]
+    versions: dict[str, str]
+
+
+class TrainingRecord(_Needed, total=False):
+    """What `reflectevo_training.json` says."""
+
+    kind: str
+    base_revision: str
+    best_metric: float | None
+    metrics: dict[str, float]  # of the last evaluation with the loop, and its `step`
+
+
+def record_training(trainer: Trainer, script_args: ReflectionArguments, model_args: ModelConfig) -> Path:
     """Writes the record into the training's output folder; call it on the main process, after training."""
-    folder = Path(training_args.output_dir)
-    world = int(getattr(training_args, "world_size", 1))
+    training_args = trainer.args
     metrics = [entry for entry in trainer.state.log_history if "eval_acc_t2" in entry]
-    record = {
+    record: TrainingRecord = {
         "kind": "reflectevo-training",
         "base_model": public_name(str(model_args.model_name_or_path)),
         "base_revision": model_args.model_revision,
@@ -57,21 +97,21 @@ def record_training(trainer: Any, script_args: Any, training_args: Any, model_ar
         "recipe": _recipe(sys.argv),
         "trainer": type(trainer).__name__.removeprefix("Reflection"),
         "n_train": _length(trainer.train_dataset),
-        "n_processes": world,
+        "n_processes": training_args.world_size,
         "steps": trainer.state.global_step,
         "hyperparameters": _plain(training_args, _HYPERPARAMETERS) | _plain(script_args, _OURS),
-        "lora": _plain(model_args, _LORA) if getattr(model_args, "use_peft", False) else {},
+        "lora": _plain(model_args, _LORA) if model_args.use_peft else {},
         "best_metric": trainer.state.best_metric,
         "metrics": {k: v for k, v in (metrics[-1] if metrics else {}).items() if k.startswith("eval_") or k == "step"},
         "versions": _versions(),
     }
-    path = folder / RECORD
+    path = Path(cast(str, training_args.output_dir)) / RECORD  # set by default
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return path
 
 
-def load_record(folder: str | Path) -> dict[str, Any]:
-    """The record of a training run, empty where there is none or it cannot be read.
+def load_record(folder: str | Path) -> TrainingRecord | None:
+    """The record of a training run; None where there is none or it cannot be read.
 
     Raises:
         InputError: It is one, and something was taken out of it.
@@ -80,20 +120,20 @@ def load_record(folder: str | Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
-        return {}
+        return None
     if not isinstance(record, dict) or record.get("kind") != "reflectevo-training":
-        return {}
-    if missing := sorted(_NEEDED - record.keys()):
+        return None
+    if missing := sorted(_Needed.__required_keys__ - record.keys()):
         raise InputError(f"{path}: lacks {', '.join(missing)}, which training wrote. Put it back or remove the file.")
-    return record
+    return cast(TrainingRecord, record)
 
 
-def record_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def record_rows(record: TrainingRecord | None) -> list[tuple[str, str]]:
     """The record as lines of a table."""
-    if not record:
+    if record is None:
         return []
     dataset = record["dataset"]
-    version = dataset.get("version") or dataset.get("revision")
+    version = dataset.get("version")
     rows = [
         ("base model", f"`{record['base_model']}`"),
         (
@@ -111,9 +151,9 @@ def record_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items()))]
 
 
-def _dataset(name: str, config: str | None) -> dict[str, Any]:
+def _dataset(name: str, config: str | None) -> TrainedOn:
     build = Path(name) / "build.json"
-    known: dict[str, Any] = {"name": public_name(name), "config": config}
+    known: TrainedOn = {"name": public_name(name), "config": config}
     if build.is_file():
         try:
             known["version"] = json.loads(build.read_text("utf-8"))["versions"][config]
@@ -131,7 +171,7 @@ def _recipe(argv: list[str]) -> str:
     return ""
 
 
-def _plain(arguments: Any, names: tuple[str, ...]) -> dict[str, Any]:
+def _plain(arguments: object, names: tuple[str, ...]) -> dict[str, Hyperparameter]:
     """Values that are set, as JSON has them."""
     values = {}
     for name in names:
@@ -152,9 +192,9 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _length(rows: Any) -> int | None:
-    return len(rows) if hasattr(rows, "__len__") else None
+def _length(rows: object) -> int | None:
+    return len(rows) if isinstance(rows, Sized) else None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Hyperparameter) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

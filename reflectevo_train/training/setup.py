@@ -154,15 +154,15 @@ def add_callbacks(trainer: Any, script_args: ReflectionArguments, model_args: Mo
 
 
 def finish(
-    trainer: Any, script_args: ReflectionArguments, training_args: Any, model_args: ModelConfig, *, push: bool
+    trainer: transformers.Trainer, script_args: ReflectionArguments, model_args: ModelConfig, *, push: bool
 ) -> None:
     """Saves the model and the record of its training, pushes it if asked to, and ends trackers and process group."""
-    trainer.save_model(training_args.output_dir)
+    trainer.save_model(trainer.args.output_dir)
     if trainer.is_world_process_zero():
-        record_training(trainer, script_args, training_args, model_args)
+        record_training(trainer, script_args, model_args)
     trainer.save_state()  # last: what has it is done
     if push and trainer.is_world_process_zero():
-        push_trained(training_args)
+        push_trained(trainer.args)
     trainer.accelerator.end_training()
 
 

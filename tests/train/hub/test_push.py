@@ -62,6 +62,7 @@ def record(folder: Path, **changes) -> None:
         best_metric=None,
     )
     training = {
+        "world_size": 1,
         "output_dir": str(folder),
         "learning_rate": 3e-4,
         "num_train_epochs": 2.0,
@@ -71,14 +72,13 @@ def record(folder: Path, **changes) -> None:
         "bf16": True,
     }
     record_training(
-        SimpleNamespace(state=state, train_dataset=range(624)),
+        SimpleNamespace(args=SimpleNamespace(**training), state=state, train_dataset=range(624)),
         SimpleNamespace(
             dataset_name="/home/ann/data/ReflectEvo-460K",
             dataset_config="dplus",
             setting="two_stage_reflect",
             prompts="default",
         ),
-        SimpleNamespace(**training),
         SimpleNamespace(model_name_or_path="Qwen/Qwen3-0.6B", model_revision="main", use_peft=False, **changes),
     )
 
