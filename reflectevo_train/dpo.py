@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
 from trl import DPOConfig, ModelConfig
 
-from reflectevo_data.schema import Row
+from reflectevo_data.schema import PairRow, Row
 
 from .training.arguments import ReflectionArguments
 from .training.checkpoints import resume_point
@@ -27,6 +29,7 @@ from .training.collators import SharedPromptPreferences
 from .training.examples import dpo
 from .training.setup import (
     add_callbacks,
+    all_at_hand,
     finish,
     load_tokenizer,
     load_training_rows,
@@ -38,6 +41,9 @@ from .training.setup import (
 from .training.trainers import ReflectionDPOTrainer
 from .training.truncation import completion_ids, fit_prompt, rows_that_fit
 
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +59,8 @@ def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args:
     collator = None
     if script_args.share_prompts:
         training_args.remove_unused_columns = False
-        collator = SharedPromptPreferences(tokenizer.pad_token_id, training_args.max_length)
+        pad = cast(int, tokenizer.pad_token_id)  # special tokens come through an untyped `__getattr__`
+        collator = SharedPromptPreferences(pad, training_args.max_length)
 
     model, peft_config, quantization_config = model_and_peft(model_args, training_args)
     trainer = ReflectionDPOTrainer(
@@ -69,19 +76,22 @@ def main(script_args: ReflectionArguments, training_args: DPOConfig, model_args:
     add_callbacks(trainer, script_args, model_args)
     trainer.train(resume_from_checkpoint=resume_point(training_args))
     if "ref" in getattr(trainer.model, "peft_config", {}):  # the frozen copy of the adapter is not part of the result
-        trainer.model.delete_adapter("ref")
+        cast("PeftModel", trainer.model).delete_adapter("ref")
     finish(trainer, script_args, model_args, push=push)
 
 
-def preference_pairs(rows: Any, tokenizer: Any, training_args: DPOConfig) -> Any:
+def preference_pairs(
+    rows: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, training_args: DPOConfig
+) -> Dataset:
     """TRL's `prompt`, `chosen` and `rejected` of every row that fits whole; what was cut and left out is logged.
 
     TRL cuts a long pair at its end until both sides may be the same text: here the failed trial in the prompt is cut
     instead, oldest text first, by as much as the longer side needs.
     """
     max_length = training_args.max_length
+    rows = all_at_hand(rows, "DPO")
 
-    def pair(row: Row) -> dict[str, Any]:
+    def pair(row: PairRow) -> Row:
         example = dpo(row)
         prompt = example["prompt"][0]["content"]
         sides = [example[side][0]["content"] for side in ("chosen", "rejected")]

@@ -13,21 +13,25 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
+from typing import cast
 
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
 from trl import ModelConfig, SFTConfig
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.prompts.templates import load_prompts
-from reflectevo_data.schema import Row
+from reflectevo_data.schema import DPlusRow, Row
 
 from .training.arguments import ReflectionArguments
 from .training.checkpoints import resume_point
 from .training.collators import ReflectionCollator
-from .training.examples import Example, first_of_each_question, sft_example
+from .training.examples import SFTExample, SFTSetting, first_of_each_question, sft_example
 from .training.setup import (
     add_callbacks,
+    all_at_hand,
     finish,
     load_tokenizer,
     load_training_rows,
@@ -50,12 +54,14 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
     if script_args.share_prompts:
         training_args.train_sampling_strategy = "random"  # of questions; lengths are evened out in each batch
     tokenizer = load_tokenizer(model_args, trust_remote_code=training_args.trust_remote_code)
-    make_example = partial(example_of, setting=script_args.setting, prompts=script_args.prompts)
+    setting = cast(SFTSetting, script_args.setting)  # a text for the parser, checked there
+    make_example = partial(example_of, setting=setting, prompts=script_args.prompts)
 
-    if script_args.setting == "qa":
+    if setting == "qa":
+        train_rows = all_at_hand(train_rows, "setting qa")
         train_rows = train_rows.select(first_of_each_question(train_rows["id"]))
     # the first row shows a prompt that holds the answer before a model is loaded
-    make_example(next(iter(train_rows)))
+    make_example(cast(DPlusRow, next(iter(train_rows))))
 
     collator = None
     if training_args.packing:
@@ -96,7 +102,7 @@ def main(script_args: ReflectionArguments, training_args: SFTConfig, model_args:
     finish(trainer, script_args, model_args, push=push)
 
 
-def example_of(row: Row, *, setting: Any, prompts: str) -> Example:
+def example_of(row: DPlusRow, *, setting: SFTSetting, prompts: str) -> SFTExample:
     """`sft_example` with a prompt set by name: compiled templates cannot be sent to another process."""
     return sft_example(row, setting, _prompts(prompts))
 
@@ -104,11 +110,17 @@ def example_of(row: Row, *, setting: Any, prompts: str) -> Example:
 _prompts = cache(load_prompts)
 
 
-def tokenized_rows(rows: Any, make_example: Any, tokenizer: Any, training_args: SFTConfig) -> Any:
+def tokenized_rows(
+    rows: Dataset | IterableDataset,
+    make_example: Callable[[DPlusRow], SFTExample],
+    tokenizer: PreTrainedTokenizerBase,
+    training_args: SFTConfig,
+) -> Dataset:
     """`input_ids` and `labels` of every row that fits; what was cut and left out is logged."""
     max_length = training_args.max_length
+    rows = all_at_hand(rows, "packing")
 
-    def tokenized(row: Row) -> dict[str, Any]:
+    def tokenized(row: DPlusRow) -> Row:
         sequence = tokenize(make_example(row), tokenizer, max_length=max_length) or Tokenized([], [])
         return {
             "id": row["id"],
@@ -122,7 +134,7 @@ def tokenized_rows(rows: Any, make_example: Any, tokenizer: Any, training_args: 
     return rows_that_fit(rows, "input_ids", max_length).select_columns(["input_ids", "labels"])
 
 
-def with_lengths(rows: Any) -> Any:
+def with_lengths(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """The rows with a `length` that grows with their tokens: characters, which need no tokenizer."""
     columns = [
         rows[name] for name in ("first_trial_reasoning", "reflections", "second_trial_reasoning", "reflect_prompt")

@@ -16,14 +16,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar, get_args
 
 import yaml
+from transformers import TrainingArguments
 from trl import DPOConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
 from reflectevo_data.errors import InputError
 
-from .examples import SFT_SETTINGS
+from .examples import SFT_SETTINGS, TrainSetting
+
+
+EvalRole = Literal["reflector", "both"]
+EVAL_ROLES: tuple[EvalRole, ...] = get_args(EvalRole)
+Config = TypeVar("Config", SFTConfig, DPOConfig)
 
 
 @dataclass
@@ -75,15 +81,16 @@ class ReflectionArguments(ScriptArguments):
 
 
 def parse_arguments(
-    config_class: type[SFTConfig] | type[DPOConfig], arguments: Sequence[str] | None = None
-) -> tuple[Any, Any, Any]:
+    config_class: type[Config], arguments: Sequence[str] | None = None
+) -> tuple[ReflectionArguments, Config, ModelConfig]:
     """Script, training and model arguments of a command line.
 
     Raises:
         InputError: The recipe cannot be read, or has a key that nothing knows.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = TrlParser((ReflectionArguments, config_class, ModelConfig))
+    classes = (ReflectionArguments, config_class, ModelConfig)
+    parser = TrlParser(classes)  # pyright: ignore[reportArgumentType]  # no class is of its `DataClassType`
     if "--config" in arguments:
         recipe = check_recipe(arguments[arguments.index("--config") + 1 :][0:1], parser)
         check_names(recipe, arguments)
@@ -103,7 +110,7 @@ def parse_arguments(
     return script_args, training_args, model_args
 
 
-def check_recipe(path: Sequence[str], parser: TrlParser) -> dict[str, Any]:
+def check_recipe(path: Sequence[str], parser: TrlParser) -> dict[str, object]:
     """The recipe, refused if it is no YAML mapping or has an unknown key.
 
     Raises:
@@ -129,7 +136,7 @@ def check_recipe(path: Sequence[str], parser: TrlParser) -> dict[str, Any]:
     return recipe
 
 
-def check_names(recipe: Mapping[str, Any], flags: Sequence[str]) -> None:
+def check_names(recipe: Mapping[str, object], flags: Sequence[str]) -> None:
     """Refuses the old name of a recipe's key as a flag: transformers would take the recipe's value without a word."""
     for flag in flags:
         if "activation_checkpointing" in recipe and re.match(r"--(no[_-])?gradient[_-]checkpointing(=|$)", flag):
@@ -141,9 +148,9 @@ def known_keys(parser: TrlParser) -> list[str]:
     return [action.dest for action in parser._actions if action.dest != "help"]
 
 
-def check_setting(script_args: ReflectionArguments, config_class: type) -> None:
+def check_setting(script_args: ReflectionArguments, config_class: type[SFTConfig] | type[DPOConfig]) -> None:
     """Refuses a setting that this script or this dataset cannot train."""
-    expected = ("dpo",) if config_class is DPOConfig else SFT_SETTINGS
+    expected: tuple[TrainSetting, ...] = ("dpo",) if config_class is DPOConfig else SFT_SETTINGS
     script = "dpo" if config_class is DPOConfig else "sft"
     if script_args.setting not in expected:
         raise InputError(
@@ -156,15 +163,15 @@ def check_setting(script_args: ReflectionArguments, config_class: type) -> None:
         )
     if script_args.dataset_name is None:
         raise InputError("dataset_name: none given. Expected a folder that `reflectevo-data build` made, or a Hub id.")
-    if script_args.eval_role not in ("reflector", "both"):
-        raise InputError(f"eval_role: {script_args.eval_role!r} is not one of reflector, both.")
+    if script_args.eval_role not in EVAL_ROLES:
+        raise InputError(f"eval_role: {script_args.eval_role!r} is not one of {', '.join(EVAL_ROLES)}.")
     weights = script_args.segment_weights
     n_segments = 2 if script_args.setting == "one_stage" else 1
     if weights is not None and (len(weights) != n_segments or min(weights) < 0):
         raise InputError(f"segment_weights: found {weights}, {script_args.setting} has {n_segments} (none below 0).")
 
 
-def check_selection(script_args: ReflectionArguments, training_args: Any) -> None:
+def check_selection(script_args: ReflectionArguments, training_args: TrainingArguments) -> None:
     """Refuses to stop early or to choose the best model by something that is not measured."""
     metric = training_args.metric_for_best_model or ""
     if metric.removeprefix("eval_") in ("acc_t1", "acc_t2", "delta", "own_acc_t1") and script_args.eval_source is None:
@@ -173,9 +180,9 @@ def check_selection(script_args: ReflectionArguments, training_args: Any) -> Non
         raise InputError("early_stopping_patience: it needs to know the best model. Set load_best_model_at_end: true.")
 
 
-def check_sharing(script_args: ReflectionArguments, training_args: Any) -> None:
+def check_sharing(script_args: ReflectionArguments, training_args: SFTConfig | DPOConfig) -> None:
     """Refuses shared prompts where something else decides which rows meet."""
-    if script_args.share_prompts and getattr(training_args, "packing", False):  # DPO has none
+    if script_args.share_prompts and isinstance(training_args, SFTConfig) and training_args.packing:
         raise InputError("share_prompts: packing arranges the rows as well. Drop one of the two.")
     if script_args.share_prompts and script_args.dataset_streaming:
         raise InputError("share_prompts: rows that stream by cannot be arranged. Drop dataset_streaming.")

@@ -12,10 +12,10 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reflectevo_data.completers.base import Sampling
 from reflectevo_data.completers.live import LiveCompleter, undisturbed
@@ -27,6 +27,14 @@ from reflectevo_data.verifiers.pool import VerifierPool
 
 from ..evaluation.counts import EvalReport, score_rows
 
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from peft import PeftModel
+    from rich.table import Table
+
+    from .arguments import EvalRole
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -61,34 +69,43 @@ class ReflectionEvalCallback(TrainerCallback):
         problems: Sequence[Problem],
         prompts: PromptSet,
         *,
-        role: Literal["reflector", "both"] = "both",
+        role: EvalRole = "both",
         setting: Setting = "two_stage",
-        base: Any = None,
+        base: PreTrainedModel | None = None,
         n_reflections: int = 1,
         temperature: float = 1.0,
         max_tokens: int = 512,
         seed: int = 0,
     ) -> None:
         self.trainer, self.problems, self.prompts = trainer, list(problems), prompts
-        self.role, self.setting, self.base = role, setting, base
+        self.role: EvalRole = role
+        self.setting: Setting = setting
+        self.base = base
         self.n_reflections, self.seed = n_reflections, seed
         self.trial_sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
         self.reflection_sampling = Sampling(temperature=temperature, max_tokens=max_tokens)
         self.rows: list[RawRow] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         """Scores the model before its first step: what later evaluations are compared with."""
         if not any("eval_acc_t2" in entry for entry in state.log_history):
             self._evaluate(state)
 
     def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **_: object,
     ) -> None:
         measured = self._evaluate(state)
         if metrics is not None:
             metrics.update(measured)
 
-    def _evaluate(self, state: Any) -> dict[str, float]:
+    def _evaluate(self, state: TrainerState) -> dict[str, float]:
         accelerator = self.trainer.accelerator
         share = self.problems[accelerator.process_index :: accelerator.num_processes]
         with whole_model(self.trainer) as model, undisturbed(model):
@@ -101,7 +118,9 @@ class ReflectionEvalCallback(TrainerCallback):
         self._log(metrics)
         return metrics
 
-    async def _share(self, model: Any, problems: list[Problem]) -> tuple[list[RawRow], list[RawRow]]:
+    async def _share(
+        self, model: PreTrainedModel | PeftModel, problems: list[Problem]
+    ) -> tuple[list[RawRow], list[RawRow]]:
         """Raw rows of the loop, and of the model's own first trials where the loop does not have them."""
         live = LiveCompleter(model, self.trainer.processing_class, "model in training")
         solver = self._base_completer(model) if self.role == "reflector" else live
@@ -126,17 +145,18 @@ class ReflectionEvalCallback(TrainerCallback):
                 logger.warning("%s failed at %s: %s", failure.problem.id, failure.step, failure.error)
         return [raw_row(rollout) for rollout in done if not isinstance(rollout, FailedRollout)]
 
-    def _base_completer(self, model: Any) -> LiveCompleter:
+    def _base_completer(self, model: PreTrainedModel | PeftModel) -> LiveCompleter:
         tokenizer = self.trainer.processing_class
         if hasattr(model, "disable_adapter"):
-            return LiveCompleter(model, tokenizer, "base", as_model=model.disable_adapter)
+            return LiveCompleter(model, tokenizer, "base", as_model=cast("PeftModel", model).disable_adapter)
         if self.base is None:
             raise ValueError(
                 "role 'reflector' needs the base model: training changes all weights of the only one there is"
             )
-        return LiveCompleter(self.base.to(model.device).eval(), tokenizer, "base")
+        base = self.base.to(model.device)  # pyright: ignore[reportArgumentType]  # its wrapper is untyped
+        return LiveCompleter(base.eval(), tokenizer, "base")
 
-    def _warn_of_fall(self, state: Any, metrics: dict[str, float]) -> None:
+    def _warn_of_fall(self, state: TrainerState, metrics: dict[str, float]) -> None:
         before = next((entry["eval_own_acc_t1"] for entry in state.log_history if "eval_own_acc_t1" in entry), None)
         now = metrics["eval_own_acc_t1"]
         if before is not None and before - now > TOLERATED_FALL and self.trainer.is_world_process_zero():
@@ -149,12 +169,12 @@ class ReflectionEvalCallback(TrainerCallback):
 
     def _log(self, metrics: dict[str, float]) -> None:
         # TRL's `log` adds the pending training averages, and clears them, while the model is in training mode
-        mode = self.trainer.model.training
-        self.trainer.model.training = False
+        model = cast(PreTrainedModel, self.trainer.model)  # there from the start
+        mode, model.training = model.training, False
         try:
             self.trainer.log(dict(metrics))
         finally:
-            self.trainer.model.training = mode
+            model.training = mode
 
 
 class SampleTableCallback(TrainerCallback):
@@ -170,17 +190,17 @@ class SampleTableCallback(TrainerCallback):
     """
 
     def __init__(
-        self, evaluation: ReflectionEvalCallback, *, n_rows: int = 4, show: Callable[[Any], None] | None = None
+        self, evaluation: ReflectionEvalCallback, *, n_rows: int = 4, show: Callable[[Table], None] | None = None
     ) -> None:
         self.evaluation, self.n_rows, self.show = evaluation, n_rows, show
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         if not state.is_world_process_zero:
             return
         samples = sample_rows(self.evaluation.rows, self.evaluation.problems, self.n_rows)
         title = f"Step {state.global_step}"
         (self.show or _print)(_terminal_table(title, samples))
-        _track(args.report_to, state.global_step, samples)
+        _track(args.report_to or [], state.global_step, samples)
 
 
 SAMPLE_COLUMNS = ("question", "failed trial", "reflection", "second trial", "correct")
@@ -203,7 +223,7 @@ def sample_rows(rows: Sequence[RawRow], problems: Sequence[Problem], n: int) -> 
 
 
 @contextmanager
-def whole_model(trainer: Trainer) -> Iterator[Any]:
+def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel | PeftModel]:
     """The model with all its weights on this process, ready to generate without the other processes.
 
     DDP and ZeRO-2 have them anyway; ZeRO-3 gathers them, and so does FSDP2, for as long as the context lasts: it takes
@@ -213,16 +233,19 @@ def whole_model(trainer: Trainer) -> Iterator[Any]:
 
     accelerator = trainer.accelerator
     wrapped = trainer.model_wrapped if trainer.model_wrapped is not None else trainer.model
-    checkpointing = trainer.args.activation_checkpointing_kwargs
-    with (
-        unwrap_model_for_generation(wrapped, accelerator, gradient_checkpointing_kwargs=checkpointing) as model,
-        unsharded(model, reshard_after_forward=_reshards_after_forward(accelerator)),
-    ):
-        yield model
+    checkpointing = cast("dict | None", trainer.args.activation_checkpointing_kwargs)  # a text was parsed
+    with unwrap_model_for_generation(
+        wrapped,  # pyright: ignore[reportArgumentType]  # it takes models that nothing wraps as well
+        accelerator,
+        gradient_checkpointing_kwargs=checkpointing,
+    ) as unwrapped:
+        model = cast("PreTrainedModel | PeftModel", unwrapped)
+        with unsharded(model, reshard_after_forward=_reshards_after_forward(accelerator)):
+            yield model
 
 
 @contextmanager
-def unsharded(model: Any, *, reshard_after_forward: bool = True) -> Iterator[None]:
+def unsharded(model: torch.nn.Module, *, reshard_after_forward: bool = True) -> Iterator[None]:
     """All FSDP2 parts of the model gathered, and kept so by forward passes; nothing for any other model."""
     from torch.distributed.fsdp import FSDPModule
 
@@ -238,7 +261,7 @@ def unsharded(model: Any, *, reshard_after_forward: bool = True) -> Iterator[Non
             part.set_reshard_after_forward(reshard_after_forward, recurse=False)
 
 
-def _reshards_after_forward(accelerator: Any) -> bool:
+def _reshards_after_forward(accelerator: Accelerator) -> bool:
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     return bool(getattr(plugin, "reshard_after_forward", True))
 
@@ -265,7 +288,7 @@ def _metrics(report: EvalReport, own_trials: list[bool]) -> dict[str, float]:
     }
 
 
-def _terminal_table(title: str, samples: list[tuple[str, ...]]) -> Any:
+def _terminal_table(title: str, samples: list[tuple[str, ...]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -277,7 +300,7 @@ def _terminal_table(title: str, samples: list[tuple[str, ...]]) -> Any:
     return table
 
 
-def _print(table: Any) -> None:
+def _print(table: Table) -> None:
     from rich.console import Console
 
     Console().print(table)

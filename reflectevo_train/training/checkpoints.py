@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from reflectevo_data.errors import InputError
+
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 def newest_whole_checkpoint(output_dir: str | Path, *, world_size: int = 1) -> str | None:
@@ -47,7 +51,7 @@ def _has_weights(checkpoint: Path) -> bool:
     return any((checkpoint / name).is_file() for name in ("model.safetensors", "adapter_model.safetensors"))
 
 
-def resume_point(training_args: Any) -> str | None:
+def resume_point(training_args: TrainingArguments) -> str | None:
     """Where training goes on: the named checkpoint, or the newest whole one in `output_dir`; `false` starts anew.
 
     Raises:
@@ -57,7 +61,8 @@ def resume_point(training_args: Any) -> str | None:
     if asked in (False, "false", "False", "no"):
         return None
     if asked in (None, True, "true", "True", "yes"):
-        return newest_whole_checkpoint(training_args.output_dir, world_size=training_args.world_size)
+        output_dir = cast(str, training_args.output_dir)  # set by default
+        return newest_whole_checkpoint(output_dir, world_size=training_args.world_size)
     if not is_whole(Path(asked), world_size=training_args.world_size):
         raise InputError(
             f"resume_from_checkpoint: {asked} is not a whole checkpoint. Leave it out to take the newest one."

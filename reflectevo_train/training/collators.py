@@ -10,14 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from reflectevo_data.schema import Row, stable_hash
+from reflectevo_data.schema import DPlusRow, stable_hash
 
-from .examples import Example
+from .examples import SFTExample
 from .shared_prompts import tries_of_batch
 from .truncation import IGNORED, Tokenized, length_report, tokenize
 
@@ -50,8 +51,8 @@ class ReflectionCollator:
         (['attention_mask', 'input_ids', 'labels', 'segment_ids'], 2)
     """
 
-    tokenizer: Any
-    make_example: Callable[[Row], Example]
+    tokenizer: PreTrainedTokenizerBase
+    make_example: Callable[[DPlusRow], SFTExample]
     max_length: int | None = None
     segment_weights: Sequence[float] | None = None
     share_prompts: bool = False
@@ -59,17 +60,18 @@ class ReflectionCollator:
     shortened: dict[int, int] = field(default_factory=dict)
     dropped: dict[int, str] = field(default_factory=dict)
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[DPlusRow]) -> dict[str, torch.Tensor]:
         """`input_ids, attention_mask, labels, segment_ids` and, with weights, `loss_weights`: each (B, T)."""
         tokenized = [pair for row in rows if (pair := self._tokenized(row)) is not None]
+        pad = cast(int, self.tokenizer.pad_token_id)  # special tokens come through an untyped `__getattr__`
         # every rank has to take its step: a single padding token, with nothing to learn
-        questions, sequences = zip(*tokenized or [("", Tokenized([self.tokenizer.pad_token_id], [0]))], strict=True)
+        questions, sequences = zip(*tokenized or [("", Tokenized([pad], [0]))], strict=True)
         width = max(len(sequence.input_ids) for sequence in sequences)
         if self.pad_to_multiple_of:
             width += -width % self.pad_to_multiple_of
         segment_ids = _padded([sequence.segment_ids for sequence in sequences], width, 0)
         batch = {
-            "input_ids": _padded([sequence.input_ids for sequence in sequences], width, self.tokenizer.pad_token_id),
+            "input_ids": _padded([sequence.input_ids for sequence in sequences], width, pad),
             "attention_mask": _padded([[1] * len(sequence.input_ids) for sequence in sequences], width, 0),
             "labels": _padded([sequence.labels for sequence in sequences], width, IGNORED),
             "segment_ids": segment_ids,
@@ -80,7 +82,7 @@ class ReflectionCollator:
             batch["loss_weights"] = torch.tensor([0.0, *self.segment_weights])[segment_ids]
         return batch
 
-    def _tokenized(self, row: Row) -> tuple[str, Tokenized] | None:
+    def _tokenized(self, row: DPlusRow) -> tuple[str, Tokenized] | None:
         """The id of a row's question, and the row as tokens; None when it does not fit."""
         example = self.make_example(row)
         sequence = tokenize(example, self.tokenizer, max_length=self.max_length)

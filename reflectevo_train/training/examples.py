@@ -12,28 +12,57 @@ loop sent when the data was made, comes from `PromptSet.one_stage`.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.parsing.one_stage import join_one_stage
 from reflectevo_data.prompts.templates import PromptSet
-from reflectevo_data.schema import Problem, Row
+from reflectevo_data.schema import DPlusRow, PairRow, Problem
 from reflectevo_data.verifiers.leaks import leaks_answer
 
 
 SFTSetting = Literal["one_stage", "two_stage_reflect", "two_stage_correct", "qa"]
-SFT_SETTINGS: tuple[str, ...] = get_args(SFTSetting)
-Example = dict[str, Any]
+SFT_SETTINGS: tuple[SFTSetting, ...] = get_args(SFTSetting)
+TrainSetting = Literal[SFTSetting, "dpo"]
 
 # What an environment says of an attempt; in a prompt it means that the prompt was recorded after the answer was known.
 _VERDICT = "Answer is CORRECT"
 
 
-def sft_example(row: Row, setting: SFTSetting, prompts: PromptSet) -> Example:
-    """A `dplus` row as TRL's `prompt` and `completion`, in the chosen setting.
+class Message(TypedDict):
+    """One turn of a conversation."""
 
-    Beside these two columns: `id`; `segments`, the texts that the completion is made of, in order; `failed_trial`, the
-    part of the prompt that may be shortened when the example is too long (empty: none).
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class SFTExample(TypedDict):
+    """TRL's `prompt` and `completion`, and what a collator needs beside them.
+
+    Attributes:
+        segments: The texts that the completion is made of, in order.
+        failed_trial: The part of the prompt that may be shortened when the example is too long; empty: none.
+    """
+
+    id: str
+    prompt: list[Message]
+    completion: list[Message]
+    segments: list[str]
+    failed_trial: str
+
+
+class PreferenceExample(TypedDict):
+    """TRL's `prompt`, `chosen` and `rejected`, and the part of the prompt that may be shortened."""
+
+    id: str
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    failed_trial: str
+
+
+def sft_example(row: DPlusRow, setting: SFTSetting, prompts: PromptSet) -> SFTExample:
+    """A `dplus` row in the chosen setting.
 
     Raises:
         InputError: The prompt holds the answer.
@@ -49,7 +78,7 @@ def sft_example(row: Row, setting: SFTSetting, prompts: PromptSet) -> Example:
             return qa(row)
 
 
-def one_stage(row: Row, prompts: PromptSet) -> Example:
+def one_stage(row: DPlusRow, prompts: PromptSet) -> SFTExample:
     """Question and failed trial -> reflection, then the second trial.
 
     One assistant message holds both: a multi-turn completion would also train the user turn between them.
@@ -58,23 +87,23 @@ def one_stage(row: Row, prompts: PromptSet) -> Example:
     return _sft(row, "one_stage", prompt, [row["reflections"], row["second_trial_reasoning"]])
 
 
-def two_stage_reflect(row: Row) -> Example:
+def two_stage_reflect(row: DPlusRow) -> SFTExample:
     """Question and failed trial -> reflection."""
     return _sft(row, "two_stage_reflect", row["reflect_prompt"], [row["reflections"]])
 
 
-def two_stage_correct(row: Row) -> Example:
+def two_stage_correct(row: DPlusRow) -> SFTExample:
     """Question, failed trial and reflection -> second trial."""
     return _sft(row, "two_stage_correct", row["correct_prompt"][0], [row["second_trial_reasoning"]])
 
 
-def qa(row: Row) -> Example:
+def qa(row: DPlusRow) -> SFTExample:
     """Question -> the answer that was found to be correct. A question's first row is its first correct answer."""
     return _sft(row, "qa", row["reason_prompt"][0], [row["second_trial_reasoning"]], failed_trial="")
 
 
-def dpo(row: Row) -> Example:
-    """A `dpm` or `dpref` row as TRL's `prompt`, `chosen` and `rejected`: two reflections on one failed trial.
+def dpo(row: PairRow) -> PreferenceExample:
+    """A `dpm` or `dpref` row: two reflections on one failed trial.
 
     The prompt is the one that the chosen reflection answered; the rejected one may have had another instruction.
 
@@ -93,21 +122,23 @@ def dpo(row: Row) -> Example:
     }
 
 
-def problem_of(row: Row) -> Problem:
+def problem_of(row: DPlusRow | PairRow) -> Problem:
     """The problem of a `dplus`, `dpm` or `dpref` row, as far as its columns tell."""
     return Problem(
         id=row["id"],
         question=row["question"],
         answer=row["answer"],
         answer_type=row["answer_type"],
-        options=row.get("options") or (),
-        test_list=row.get("test_list") or (),
+        options=tuple(row.get("options") or ()),
+        test_list=tuple(row.get("test_list") or ()),
         task=row["task"],
         source=row["source"],
     )
 
 
-def _sft(row: Row, setting: str, prompt: str, segments: list[str], *, failed_trial: str | None = None) -> Example:
+def _sft(
+    row: DPlusRow, setting: SFTSetting, prompt: str, segments: list[str], *, failed_trial: str | None = None
+) -> SFTExample:
     segments = [segment.strip() for segment in segments]
     content = join_one_stage(*segments) if len(segments) == 2 else segments[0]
     _refuse_answer_in_prompt(row, setting, prompt, segments)
@@ -120,7 +151,7 @@ def _sft(row: Row, setting: str, prompt: str, segments: list[str], *, failed_tri
     }
 
 
-def _refuse_answer_in_prompt(row: Row, setting: str, prompt: str, answers: list[str]) -> None:
+def _refuse_answer_in_prompt(row: DPlusRow | PairRow, setting: TrainSetting, prompt: str, answers: list[str]) -> None:
     """What is trained must not stand in the prompt: a model learns to copy it.
 
     Looked at is what comes after the failed trial (after the question, where there is no trial): before it stand the

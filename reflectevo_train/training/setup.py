@@ -8,28 +8,29 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import datasets
 import transformers
 from datasets.exceptions import DatasetNotFoundError
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import DPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.models import miniature_path
 
 from ..hub.push import push_trained
 from ..hub.training_record import record_training
-from .arguments import ReflectionArguments
+from .arguments import Config, EvalRole, ReflectionArguments, parse_arguments
 
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
 
 logger = logging.getLogger(__name__)
 
 
-def run(main: Callable[[Any, Any, Any], None], config_class: type) -> int:
+def run(main: Callable[[ReflectionArguments, Config, ModelConfig], None], config_class: type[Config]) -> int:
     """Parses the command line and runs a script's `main`; what the user can mend is one line and exit code 2."""
-    from .arguments import parse_arguments
-
     try:
         main(*parse_arguments(config_class))
     except InputError as error:
@@ -38,7 +39,7 @@ def run(main: Callable[[Any, Any, Any], None], config_class: type) -> int:
     return 0
 
 
-def set_up_logging(training_args: Any) -> None:
+def set_up_logging(training_args: transformers.TrainingArguments) -> None:
     """Logs of this package and of transformers at the level that the recipe asks for."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     level = training_args.get_process_log_level()
@@ -47,15 +48,22 @@ def set_up_logging(training_args: Any) -> None:
     transformers.utils.logging.enable_explicit_format()
 
 
-def load_training_rows(script_args: ReflectionArguments, *, with_evaluation: bool) -> tuple[Any, Any]:
-    """Training rows, and evaluation rows or None.
+class TrainingRows(NamedTuple):
+    """What is trained on, and what the loss is evaluated on."""
+
+    train: datasets.Dataset | datasets.IterableDataset
+    evaluation: datasets.Dataset | datasets.IterableDataset | None
+
+
+def load_training_rows(script_args: ReflectionArguments, *, with_evaluation: bool) -> TrainingRows:
+    """The rows of the dataset's splits.
 
     Raises:
         InputError: There is no such dataset, config or split, or no row in it.
     """
     name, config = str(script_args.dataset_name), script_args.dataset_config
     try:
-        loaded: Any = datasets.load_dataset(name, config, streaming=script_args.dataset_streaming)  # pyright: ignore
+        loaded = datasets.load_dataset(name, config, streaming=script_args.dataset_streaming)
     except (FileNotFoundError, ValueError, ConnectionError, DatasetNotFoundError) as error:
         raise InputError(
             f"dataset_name: {name} ({config}) cannot be loaded: {' '.join(str(error).split())[:300]}"
@@ -65,16 +73,30 @@ def load_training_rows(script_args: ReflectionArguments, *, with_evaluation: boo
         if split not in loaded:
             remedy = "" if split == splits[0] else " Or set eval_strategy: 'no'."
             raise InputError(
-                f"{name} ({config}): has no split {split!r}. Expected one of {', '.join(loaded)}.{remedy}"
+                f"{name} ({config}): has no split {split!r}. Expected one of {', '.join(map(str, loaded))}.{remedy}"
             )
-        if not script_args.dataset_streaming and not len(loaded[split]):
+        rows = loaded[split]
+        if isinstance(rows, datasets.Dataset) and not len(rows):
             raise InputError(
                 f"{name} ({config}): its split {split} has no rows. Generate more, or set eval_strategy: 'no'."
             )
-    return loaded[splits[0]], loaded[splits[1]] if with_evaluation else None
+    return TrainingRows(loaded[splits[0]], loaded[splits[1]] if with_evaluation else None)
 
 
-def load_tokenizer(model_args: ModelConfig, *, trust_remote_code: bool = False) -> Any:
+def all_at_hand(rows: datasets.Dataset | datasets.IterableDataset, needed_by: str) -> datasets.Dataset:
+    """The rows, for what looks at each of them before training.
+
+    Raises:
+        InputError: They stream by.
+    """
+    if isinstance(rows, datasets.IterableDataset):
+        raise InputError(f"dataset_streaming: {needed_by} looks at all rows before training. Drop it.")
+    return rows
+
+
+def load_tokenizer(
+    model_args: ModelConfig, *, trust_remote_code: bool = False
+) -> transformers.PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token."""
     path = model_path(model_args)
     tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -92,26 +114,35 @@ def model_path(model_args: ModelConfig) -> str:
     return str(miniature_path()) if model_args.model_name_or_path == "miniature" else model_args.model_name_or_path
 
 
-def model_and_peft(model_args: ModelConfig, training_args: Any) -> tuple[Any, Any, Any]:
-    """What TRL's trainers take as `model`, `peft_config` and `quantization_config`.
+class ModelAndPeft(NamedTuple):
+    """What TRL's trainers take under these names."""
+
+    model: str | PeftModel
+    peft_config: PeftConfig | None
+    quantization_config: transformers.BitsAndBytesConfig | None
+
+
+def model_and_peft(model_args: ModelConfig, training_args: SFTConfig | DPOConfig) -> ModelAndPeft:
+    """The model by its path, or loaded where it is an adapter.
 
     A folder that holds a LoRA adapter is trained on: SFT goes on with it, and DPO compares with a frozen copy of it.
     Anything else is passed on as a path, which DPO loads a second time as its reference.
     """
     path = model_path(model_args)
-    training_args.model_init_kwargs = {
+    given = cast("dict[str, object] | None", training_args.model_init_kwargs)  # a text was parsed
+    options = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
-        **(training_args.model_init_kwargs or {}),
+        **(given or {}),
     }
     quantization = get_quantization_config(model_args)
     if not (Path(path) / "adapter_config.json").is_file():
-        return path, get_peft_config(model_args), quantization
+        training_args.model_init_kwargs = options
+        return ModelAndPeft(path, get_peft_config(model_args), quantization)
 
     from peft import AutoPeftModelForCausalLM
 
-    options = dict(training_args.model_init_kwargs)
     training_args.model_init_kwargs = None
     if options["dtype"] not in (None, "auto"):
         import torch
@@ -120,10 +151,10 @@ def model_and_peft(model_args: ModelConfig, training_args: Any) -> tuple[Any, An
     if quantization is not None:
         options["quantization_config"] = quantization
     logger.info("%s holds an adapter: training goes on with it", path)
-    return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, **options), None, None
+    return ModelAndPeft(AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, **options), None, None)
 
 
-def add_callbacks(trainer: Any, script_args: ReflectionArguments, model_args: ModelConfig) -> None:
+def add_callbacks(trainer: transformers.Trainer, script_args: ReflectionArguments, model_args: ModelConfig) -> None:
     """Evaluation with the loop, the table of examples and early stopping, as far as the recipe asks for them."""
     from .callbacks import ReflectionEvalCallback, SampleTableCallback
 
@@ -138,7 +169,7 @@ def add_callbacks(trainer: Any, script_args: ReflectionArguments, model_args: Mo
             trainer,
             problems,
             load_prompts(script_args.prompts),
-            role="both" if script_args.eval_role == "both" else "reflector",
+            role=cast(EvalRole, script_args.eval_role),  # a text for the parser, checked there
             setting="one_stage" if script_args.setting == "one_stage" else "two_stage",
             base=_base_model(trainer, script_args, model_args),
             n_reflections=script_args.eval_reflections,
@@ -166,7 +197,7 @@ def finish(
     trainer.accelerator.end_training()
 
 
-def take_push(training_args: Any, model_args: ModelConfig) -> bool:
+def take_push(training_args: transformers.TrainingArguments, model_args: ModelConfig) -> bool:
     """Whether the recipe asks for a push; the trainer is not to do it itself, at every checkpoint and with its own card.
 
     Raises:
@@ -183,10 +214,14 @@ def take_push(training_args: Any, model_args: ModelConfig) -> bool:
     return push
 
 
-def _base_model(trainer: Any, script_args: ReflectionArguments, model_args: ModelConfig) -> Any:
+def _base_model(
+    trainer: transformers.Trainer, script_args: ReflectionArguments, model_args: ModelConfig
+) -> transformers.PreTrainedModel | None:
     """A frozen copy of the model before training, where an evaluation needs one beside the model in training."""
     if script_args.eval_role == "both" or hasattr(trainer.model, "disable_adapter"):
         return None
     return transformers.AutoModelForCausalLM.from_pretrained(
-        model_path(model_args), revision=model_args.model_revision, dtype=trainer.model.dtype
+        model_path(model_args),
+        revision=model_args.model_revision,
+        dtype=cast(transformers.PreTrainedModel, trainer.model).dtype,  # there from the start
     ).requires_grad_(False)

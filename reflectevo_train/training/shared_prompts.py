@@ -17,17 +17,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import wraps
 from itertools import groupby, takewhile
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from peft import PeftModel
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, Trainer
 
 from reflectevo_data.errors import InputError
 
 from .truncation import Tokenized
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers.modeling_outputs import BaseModelOutput
 
 
 class Trie(NamedTuple):
@@ -154,7 +159,7 @@ def tries_of_batch(
     return {name: torch.tensor(values) for name, values in padded.items()} | {"trie_index": index}
 
 
-def read_prompts_once(model: PreTrainedModel, max_length: int | None) -> None:
+def read_prompts_once(model: PreTrainedModel | PeftModel, max_length: int | None) -> None:
     """Have a causal language model run on the tries of a batch that has them: its backbone's `forward` takes them.
 
     Raises:
@@ -165,7 +170,7 @@ def read_prompts_once(model: PreTrainedModel, max_length: int | None) -> None:
     forward_apart = backbone.forward
 
     @wraps(forward_apart)
-    def forward(*args: Any, trie_index: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(*args: Any, trie_index: torch.Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
         if trie_index is None:
             return forward_apart(*args, **kwargs)
         tries = {name: kwargs.pop(f"trie_{name}") for name in ("input_ids", "position_ids", "ends")}
@@ -177,7 +182,7 @@ def read_prompts_once(model: PreTrainedModel, max_length: int | None) -> None:
     backbone.forward = forward
 
 
-def check_attention(config: Any, max_length: int | None) -> None:
+def check_attention(config: PretrainedConfig, max_length: int | None) -> None:
     """Refuses a model whose attention does not take the mask of tries.
 
     Raises:
@@ -240,17 +245,19 @@ class QuestionSampler(Sampler[int]):
             yield from random.permutation(questions[number]).tolist()
 
 
-def prepare_sharing(trainer: Any) -> None:
+def prepare_sharing(trainer: Trainer, max_length: int | None) -> None:
     """Have a trainer's models, the reference too, read prompts once where its collator shares them."""
     if getattr(trainer.data_collator, "share_prompts", False):
         for model in filter(None, (trainer.model, getattr(trainer, "ref_model", None))):
             # DeepSpeed has wrapped the reference already
-            read_prompts_once(trainer.accelerator.unwrap_model(model), trainer.args.max_length)
+            unwrapped = cast(PreTrainedModel | PeftModel, trainer.accelerator.unwrap_model(model))
+            read_prompts_once(unwrapped, max_length)
 
 
-def question_sampler(trainer: Any, rows: Any = None) -> QuestionSampler | None:
+def question_sampler(trainer: Trainer, rows: torch.utils.data.Dataset | None = None) -> QuestionSampler | None:
     """The sampler of a trainer whose collator shares prompts."""
     if not getattr(trainer.data_collator, "share_prompts", False):
         return None
     seed = trainer.args.seed if trainer.args.data_seed is None else trainer.args.data_seed
-    return QuestionSampler((trainer.train_dataset if rows is None else rows)["id"], seed)
+    ours = cast("Dataset", trainer.train_dataset if rows is None else rows)
+    return QuestionSampler(ours["id"], seed)

@@ -6,23 +6,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from trl import DPOTrainer, SFTTrainer
+import torch
+from transformers import Trainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from .shared_prompts import prepare_sharing, question_sampler
 
 
-class ReflectionTrainerMixin:
+class ReflectionTrainerMixin(Trainer):
     """What both trainers add to TRL's; it stands before them in the list of bases."""
+
+    args: SFTConfig | DPOConfig
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        prepare_sharing(self)
+        prepare_sharing(self, self.args.max_length)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+    def _get_train_sampler(
+        self, train_dataset: torch.utils.data.Dataset | None = None
+    ) -> torch.utils.data.Sampler | None:
         """With shared prompts, rows of one question one after the other."""
-        return question_sampler(self, train_dataset) or super()._get_train_sampler(train_dataset)  # pyright: ignore[reportAttributeAccessIssue]
+        return question_sampler(self, train_dataset) or super()._get_train_sampler(train_dataset)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+    def create_model_card(self, *_: object, **__: object) -> None:
         """Nothing: the card is made from measured numbers by `reflectevo-train push`, and TRL must not overwrite it."""
 
 
@@ -30,8 +36,12 @@ class ReflectionSFTTrainer(ReflectionTrainerMixin, SFTTrainer):
     """`SFTTrainer` with a weight for each token's loss."""
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """The mean loss over the trained tokens, each times its weight."""
         inputs.pop("segment_ids", None)
         weights = inputs.pop("loss_weights", None)
@@ -44,7 +54,12 @@ class ReflectionSFTTrainer(ReflectionTrainerMixin, SFTTrainer):
                 outputs.log_probs = outputs.log_probs * weights[:, 1:]
             return outputs
 
-        return super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)  # pyright: ignore[reportArgumentType]
+        return super().compute_loss(
+            weighted,  # pyright: ignore[reportArgumentType]  # all that is done with a model there is to call it
+            inputs,
+            return_outputs,
+            num_items_in_batch,
+        )
 
 
 class ReflectionDPOTrainer(ReflectionTrainerMixin, DPOTrainer):

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from reflectevo_data.completers.chat import chat_ids, chat_text
 from reflectevo_data.errors import InputError
 
-from .examples import Example
+from .examples import SFTExample
 
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +47,7 @@ class Tokenized(NamedTuple):
         return [token if segment else IGNORED for token, segment in zip(*self[:2], strict=True)]
 
 
-def tokenize(example: Example, tokenizer: Any, *, max_length: int | None) -> Tokenized | None:
+def tokenize(example: SFTExample, tokenizer: PreTrainedTokenizerBase, *, max_length: int | None) -> Tokenized | None:
     """An example of `examples` as token ids; None when it does not fit even without its failed trial."""
     prompt = example["prompt"][0]["content"]
     completion, segments = completion_ids(tokenizer, prompt, example["completion"][0]["content"], example["segments"])
@@ -63,7 +67,9 @@ class FittedPrompt(NamedTuple):
     text: str
 
 
-def fit_prompt(tokenizer: Any, prompt: str, failed_trial: str, room: int | None) -> FittedPrompt | None:
+def fit_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, failed_trial: str, room: int | None
+) -> FittedPrompt | None:
     """The prompt as inference sends it, in at most `room` tokens; None when that cannot be.
 
     The oldest text of the failed trial goes first: the end, where the answer is, is what the reflection speaks of.
@@ -87,7 +93,9 @@ def fit_prompt(tokenizer: Any, prompt: str, failed_trial: str, room: int | None)
     return None
 
 
-def completion_ids(tokenizer: Any, prompt: str, content: str, segments: Sequence[str]) -> tuple[list[int], list[int]]:
+def completion_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, content: str, segments: Sequence[str]
+) -> tuple[list[int], list[int]]:
     """Token ids of the assistant's message to its end of turn, and the number of the segment that each belongs to.
 
     They are tokenized apart from the prompt: at inference the prompt's tokens are there before the first of these is
@@ -103,13 +111,14 @@ def completion_ids(tokenizer: Any, prompt: str, content: str, segments: Sequence
     return list(encoded["input_ids"]), numbers
 
 
-def end_of_turn(tokenizer: Any, prompt: str, content: str) -> str:
+def end_of_turn(tokenizer: PreTrainedTokenizerBase, prompt: str, content: str) -> str:
     """What the chat template writes after an assistant's message; the end-of-sequence token where it writes nothing."""
+    end_of_sequence = cast(str, tokenizer.eos_token)  # special tokens come through an untyped `__getattr__`
     if not tokenizer.chat_template:
-        return tokenizer.eos_token
+        return end_of_sequence
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": content}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False)
-    return text[text.rindex(content) + len(content) :].rstrip() or tokenizer.eos_token
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False))
+    return text[text.rindex(content) + len(content) :].rstrip() or end_of_sequence
 
 
 def length_report(n_shortened: int, dropped: Sequence[str], max_length: int | None) -> str:
@@ -130,7 +139,7 @@ def length_report(n_shortened: int, dropped: Sequence[str], max_length: int | No
     return " ".join(parts)
 
 
-def rows_that_fit(rows: Any, column: str, max_length: int | None) -> Any:
+def rows_that_fit(rows: Dataset, column: str, max_length: int | None) -> Dataset:
     """The rows whose `column` is not empty; the others, and those with a `cut`, are logged.
 
     Raises:

@@ -151,6 +151,12 @@ def test_pairs_that_are_too_long_lose_their_failed_trial_first(
     assert before.splitlines()[-1] == after.splitlines()[-1]
 
 
+def test_no_pairs_are_made_of_rows_that_stream_by(dataset: Path, tokenizer: Any, tmp_path: Path):
+    streamed = load_dataset(str(dataset), "dpm", split="train", streaming=True)
+    with pytest.raises(InputError, match="dataset_streaming: DPO looks at all rows before training"):
+        preference_pairs(streamed, tokenizer, DPOConfig(str(tmp_path), bf16=False, use_cpu=True))
+
+
 def arguments(dataset: Path, model: Path, output: Path, *more: str) -> Any:
     common = ["--dataset_config", "dplus", "--prompts", "miniature", "--bf16", "false", "--use_cpu", "true"]
     where = ["--dataset_name", str(dataset), "--model_name_or_path", str(model), "--output_dir", str(output)]
@@ -165,6 +171,8 @@ def arguments(dataset: Path, model: Path, output: Path, *more: str) -> Any:
         (["--packing", "true", "--segment_weights", "1", "2"], "segment_weights: packing does not keep segments"),
         (["--packing", "true", "--share_prompts", "true"], "share_prompts: packing arranges the rows as well"),
         (["--dataset_streaming", "true", "--share_prompts", "true"], "share_prompts: rows that stream by cannot be"),
+        (["--dataset_streaming", "true", "--packing", "true"], "dataset_streaming: packing looks at all rows before"),
+        (["--dataset_streaming", "true", "--setting", "qa"], "dataset_streaming: setting qa looks at all rows before"),
         (["--push_to_hub", "true", "--use_peft", "true"], "push_to_hub: the adapter's base would be the folder"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 
 from reflectevo_data.completers.chat import chat_ids, chat_text
 from reflectevo_train.training.collators import ReflectionCollator
-from reflectevo_train.training.examples import Example
+from reflectevo_train.training.examples import SFTExample
 from reflectevo_train.training.truncation import completion_ids, end_of_turn, fit_prompt, tokenize
 
 
@@ -32,7 +32,7 @@ def tokenizer() -> Any:
     return fast
 
 
-def example(prompt: str, *segments: str, trial: str = "", id: str = "q") -> Example:
+def example(prompt: str, *segments: str, trial: str = "", id: str = "q") -> SFTExample:
     return {
         "id": id,
         "prompt": [{"role": "user", "content": prompt}],

@@ -19,7 +19,7 @@ from trl import DPOConfig, SFTConfig
 
 from reflectevo_data.errors import InputError
 from reflectevo_train.training.collators import ReflectionCollator, SharedPromptPreferences
-from reflectevo_train.training.examples import Example
+from reflectevo_train.training.examples import SFTExample
 from reflectevo_train.training.shared_prompts import (
     QuestionSampler,
     arrange,
@@ -117,7 +117,7 @@ def examples(n_questions: int, rows_each: int) -> list[dict[str, Any]]:
         for _ in range(rows_each):
             prompt = f"Think. {question} {text(20)}"
             reflection, trial = text(40), text(40)
-            example: Example = {
+            example: SFTExample = {
                 "id": str(number),
                 "prompt": [{"role": "user", "content": prompt}],
                 "completion": [{"role": "assistant", "content": f"{reflection}\n\n{trial}"}],
