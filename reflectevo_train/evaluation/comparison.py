@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from reflectevo_data.rollouts.manifest import Loop, Manifest
-from reflectevo_data.schema import Row
 
 from .counts import outcome_of
 from .intervals import Interval, bootstrap, mcnemar
@@ -49,7 +48,7 @@ class PairedTest:
         return (self.n_only_b - self.n_only_a) / self.n
 
 
-def answers_of(rows: Sequence[Row], metric: Metric) -> Answers:
+def answers_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Answers:
     """Which problems a run solved: at trial 1, oracle-gated at trial 2, or with the last answer that it gave."""
     correct, group = {}, {}
     for row in rows:

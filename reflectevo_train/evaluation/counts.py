@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from reflectevo_data.rollouts.manifest import Gate
-from reflectevo_data.schema import Row
 from reflectevo_data.verifiers.voting import majority
 
 from .intervals import Interval, wilson
@@ -170,7 +169,7 @@ class Outcome(NamedTuple):
         return self.rounds[-1] if self.rounds else 0
 
 
-def outcome_of(row: Row) -> Outcome:
+def outcome_of(row: Mapping[str, Any]) -> Outcome:
     """Which answers of a raw row stand."""
     output = row["output"]
     places: dict[int, list[int]] = {}
@@ -184,7 +183,7 @@ def outcome_of(row: Row) -> Outcome:
     return Outcome(tuple(rounds), correct[0] if correct else (rounds[-1] if rounds else 0))
 
 
-def score_rows(rows: Iterable[Row], *, gate: Gate | None = None, n_failed: int = 0) -> Scores:
+def score_rows(rows: Iterable[Mapping[str, Any]], *, gate: Gate | None = None, n_failed: int = 0) -> Scores:
     """The counts of raw rows, in total, per task and per source.
 
     Args:
@@ -223,7 +222,7 @@ def score_rows(rows: Iterable[Row], *, gate: Gate | None = None, n_failed: int =
     )
 
 
-def _count(row: Row) -> tuple[Counter[str], dict[str, float]]:
+def _count(row: Mapping[str, Any]) -> tuple[Counter[str], dict[str, float]]:
     """One row's counts, and for free text its F1 at each point."""
     output = row["output"]
     outcome = outcome_of(row)

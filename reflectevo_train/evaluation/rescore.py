@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ class Predictions(NamedTuple):
         n_failed: Problems whose requests failed.
     """
 
-    rows: list[Row]
+    rows: Sequence[Mapping[str, Any]]
     gate: Gate | None = None
     n_failed: int = 0
 
@@ -81,7 +81,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `reflectevo-train score`: one table a file, and one of all together."""
-    everything: list[Row] = []
+    everything: list[Mapping[str, Any]] = []
     counts: dict[str, Any] = {}
     gates, n_failed = set(), 0
     for file in args.files:

@@ -131,7 +131,9 @@ def html(report: Report, *, max_examples: int = 5_000) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(resources.files(__package__).joinpath("page.jinja").read_text("utf-8"))
+    template = environment.from_string(
+        resources.files("reflectevo_train.report").joinpath("page.jinja").read_text("utf-8")
+    )
     examples = examples_data([(run.name, run.rows) for run in report.runs], max_examples=max_examples)
     n = len(examples["examples"])
     notes = list(report.notes)
