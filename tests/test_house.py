@@ -14,7 +14,7 @@ from tests.reference import ROOT
 
 PACKAGES = ("reflectevo_data", "reflectevo_train")
 # the two ends of every command, and what a program begins with
-CONVENTIONS = {"add_arguments", "run", "main", "PROGRAM", "logger"}
+CONVENTIONS = {"add_arguments", "run", "main", "PROGRAM", "logger", "T"}
 TRAINING_STACK = ("torch", "transformers", "trl", "peft", "accelerate")
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, cast, get_args
 from ..errors import InputError
 
 
-Tree = dict[str, Any]
+JsonObject = dict[str, Any]
 """JSON objects within each other."""
 
 MANIFEST = "manifest.json"
@@ -149,7 +149,7 @@ class Manifest:
     git_revision: str = ""
     format: int = FORMAT
 
-    def to_dict(self) -> Tree:
+    def to_dict(self) -> JsonObject:
         """The content of `manifest.json`: what is empty is left out."""
         return _without_empty(asdict(self))
 
@@ -219,7 +219,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _of_format_1(tree: Tree) -> Tree:
+def _of_format_1(tree: JsonObject) -> JsonObject:
     """A manifest of version 0.1, whose loop's settings stood one by one, in today's form."""
     tree = dict(tree)
     n_reflections = {"n_reflections": tree.pop("vote")} if "vote" in tree else {}
@@ -228,14 +228,15 @@ def _of_format_1(tree: Tree) -> Tree:
     return tree | ({"loop": loop} if loop else {}) | {"format": FORMAT}
 
 
-def _without_empty(tree: Tree) -> Tree:
+def _without_empty(tree: JsonObject) -> JsonObject:
     kept = {
-        key: _without_empty(cast(Tree, value)) if isinstance(value, dict) else value for key, value in tree.items()
+        key: _without_empty(cast(JsonObject, value)) if isinstance(value, dict) else value
+        for key, value in tree.items()
     }
     return {key: value for key, value in kept.items() if value not in (None, "", {}, ())}
 
 
-def _compared(manifest: Manifest) -> Tree:
+def _compared(manifest: Manifest) -> JsonObject:
     """What has to be equal when a run is continued: dotted key -> value."""
     tree = asdict(manifest)
     for key in ("format", "versions", "git_revision"):
@@ -246,8 +247,10 @@ def _compared(manifest: Manifest) -> Tree:
     return _flat(tree)
 
 
-def _flat(tree: Tree, prefix: str = "") -> Tree:
-    flat: Tree = {}
+def _flat(tree: JsonObject, prefix: str = "") -> JsonObject:
+    flat: JsonObject = {}
     for key, value in tree.items():
-        flat |= _flat(cast(Tree, value), f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= (
+            _flat(cast(JsonObject, value), f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
     return flat

@@ -10,7 +10,7 @@ of the package, called here with the bundled model; the same command goes on whe
     OUTPUT/seed-S/round-R/models/NAME, eval/NAME     what was trained on it, and its evaluation on test problems
     OUTPUT/seed-S/round-R/log/NAME.txt               what a step said, when several run at the same time
     OUTPUT/table.md, results.json                    Acc@t1, Acc@t2, Δ; the counts behind them and the seconds of each phase
-    OUTPUT/learning_curves.png                       Acc@t2 on validation problems while training
+    OUTPUT/report.html                               the first seed's evaluations compared, learning curves of all trainings
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -34,7 +34,7 @@ from .results import report
 from .steps import Clock, Steps, available_cores
 
 
-RECIPES = Path(__file__).parents[1] / "recipes" / "miniature"
+MINIATURE_RECIPES = Path(__file__).parents[1] / "recipes" / "miniature"
 DATASET = "ReflectEvo-460K"
 MAX_TOKENS = 200  # the longest text of the miniature has about 150
 # A second round goes on gently from the first one's models: at the recipes' own rate and length, the reflector forgot how
@@ -158,9 +158,9 @@ def train_and_evaluate(
         with clock.phase("train"):
             model = folder / "models" / training.name
             if start_from is None:
-                train(training, dataset, model, seed=seed)
+                train_model(training, dataset, model, seed=seed)
             else:
-                train(training, dataset, model, *ROUND_2, start=str(start_from / training.name), seed=seed)
+                train_model(training, dataset, model, *ROUND_2, start=str(start_from / training.name), seed=seed)
 
     def who(name: str | None) -> str:
         return str(folder / "models" / name) if name in {t.name for t in entry.trainings} else str(name)
@@ -183,14 +183,23 @@ def train_and_evaluate(
         )
 
 
-def train(training: Training, dataset: Path, output: Path, *overrides: str, seed: int, start: str = BASE) -> None:
+def train_model(
+    training: Training, dataset: Path, output: Path, *overrides: str, seed: int, start: str = BASE
+) -> None:
     """Runs a recipe; does nothing when it was run to its end."""
     if (output / "trainer_state.json").is_file():  # written last
         return
     from reflectevo_data.console import bars_are_shown
 
     arguments = [
-        *("--config", str(RECIPES / training.recipe), "--dataset_name", str(dataset), "--output_dir", str(output)),
+        *(
+            "--config",
+            str(MINIATURE_RECIPES / training.recipe),
+            "--dataset_name",
+            str(dataset),
+            "--output_dir",
+            str(output),
+        ),
         *("--model_name_or_path", start, "--seed", str(seed), "--disable_tqdm", str(not bars_are_shown())),
         *overrides,
     ]

@@ -54,7 +54,7 @@ ONE_STAGE = Entry(
 )
 TWO_STAGE = Entry("two_stage", "two-stage SFT", (REFLECT, CORRECT), model=REFLECT.name, corrector=CORRECT.name)
 QA = Entry("qa", "SFT on answers", (Training("qa", "sft", "sft/config_qa_full.yaml"),), model="qa")
-DPO = tuple(
+DPO_ENTRIES = tuple(
     Entry(
         f"dpo_{config}",
         f"DPO on {title}",
@@ -64,7 +64,7 @@ DPO = tuple(
     )
     for config, title in (("dpm", "D±"), ("dpref", "Dpref"))
 )
-FULL = (RETRY, PROMPTING, QA, ONE_STAGE, TWO_STAGE, *DPO)
+FULL = (RETRY, PROMPTING, QA, ONE_STAGE, TWO_STAGE, *DPO_ENTRIES)
 # one model to train: what a first look has the time for
 REFLECTOR = Entry("reflector", "SFT of the reflector", (REFLECT,), model=REFLECT.name, corrector=BASE)
 QUICK = (PROMPTING, REFLECTOR)

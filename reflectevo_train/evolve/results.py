@@ -1,9 +1,9 @@
-"""What a demo found: the table over all seeds, the counts behind it, and the learning curves."""
+"""What a demo found: the table over all seeds, the counts behind it, and a page with the learning curves."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ from reflectevo_data.schema import RawRow
 
 from ..evaluation.comparison import Answers, PairedTest, answers_of, compare
 from ..evaluation.counts import EvalReport, score_rows
+from ..report.report import html, make_report
+from ..report.runs import load_runs
 from .plan import PROMPTING, Entry, Plan
 from .steps import Clock
 
@@ -26,27 +28,27 @@ class Result(NamedTuple):
     seeds: int
 
 
-COLUMNS = ("", "Acc@t1", "Acc@t2", "Δ", "against the untrained reflector", "p")
+RESULT_COLUMNS = ("", "Acc@t1", "Acc@t2", "Δ", "against the untrained reflector", "p")
 
 
 def report(plan: Plan, output: Path, clock: Clock) -> None:
-    """Prints the table and writes `table.md`, `results.json` and the plot."""
+    """Prints the table and writes `table.md`, `results.json` and `report.html`."""
     from reflectevo_data.console import print_table
 
     results = list(collect(plan, output))
     rows = [table_row(result) for result in results]
     n = results[0].report.n_problems
     title = f"{n:,} {plan.split} problems ({plan.seeds} seeds), greedy trials, reflections at T = 1, oracle-gated"
-    (output / "table.md").write_text(f"{title}\n\n{markdown_table(COLUMNS, rows)}\n", "utf-8")
+    (output / "table.md").write_text(f"{title}\n\n{markdown_table(RESULT_COLUMNS, rows)}\n", "utf-8")
     content = {
         "plan": plan.manifest() | {"seeds": plan.seeds, "rounds": plan.rounds},
         "seconds": clock.seconds,
         "results": {result.title: result.report.to_dict() for result in results},
     }
     (output / "results.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    print_table(title, COLUMNS, rows)
+    print_table(title, RESULT_COLUMNS, rows)
     print_table("Seconds", ("phase", "s"), [(name, f"{seconds:.0f}") for name, seconds in clock.seconds.items()])
-    plot_learning_curves(learning_curves(output), output / "learning_curves.png")
+    write_page(plan, output)
 
 
 def collect(plan: Plan, output: Path) -> Iterator[Result]:
@@ -63,7 +65,7 @@ def collect(plan: Plan, output: Path) -> Iterator[Result]:
 
 
 def table_row(result: Result) -> tuple[str, ...]:
-    """A result as the cells of `COLUMNS`."""
+    """A result as the cells of `RESULT_COLUMNS`."""
     report, test = result.report, result.against
     difference = NOTHING
     if test is not None:
@@ -79,46 +81,23 @@ def table_row(result: Result) -> tuple[str, ...]:
     )
 
 
-class Curve(NamedTuple):
-    """Acc@t2 on validation problems at each evaluation of a training."""
+def write_page(plan: Plan, output: Path) -> None:
+    """`report.html`: the first seed's evaluations compared, and the learning curves of every training."""
+    entries = sorted(plan.entries, key=lambda entry: entry is not PROMPTING)  # the baseline first
+    folders = [f"{entry.title}={output / 'seed-0' / 'round-1' / 'eval' / entry.name}" for entry in entries]
+    if plan.rounds == 2:
+        folders.append(f"{plan.goes_on.title}, round 2={output / 'seed-0' / 'round-2' / 'eval' / plan.goes_on.name}")
+    page = make_report(load_runs(folders), title="ReflectEvo demo, first seed", training=trainings(output))
+    (output / "report.html").write_text(html(page), "utf-8")
 
-    name: str
-    steps: list[int]
-    acc_t2: list[float]
 
-
-def learning_curves(output: Path) -> list[Curve]:
-    """What the evaluation callback logged, of every training in the folder."""
-    curves = []
+def trainings(output: Path) -> dict[str, Path]:
+    """Name -> folder of every training that ran to its end."""
+    found: dict[str, Path] = {}
     for state in sorted(output.glob("seed-*/round-*/models/*/trainer_state.json")):
-        log = [e for e in json.loads(state.read_text("utf-8"))["log_history"] if "eval_acc_t2" in e]
         seed, round_name, name = state.parts[-5], state.parts[-4], state.parts[-2]
-        label = f"{name}, {round_name}" if round_name != "round-1" else name
-        if log:
-            curves.append(Curve(f"{label} ({seed})", [e["step"] for e in log], [e["eval_acc_t2"] for e in log]))
-    return curves
-
-
-def plot_learning_curves(curves: Sequence[Curve], path: Path) -> None:
-    """One line a training, one color a setting."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
-    names = list(dict.fromkeys(curve.name.rpartition(" (")[0] for curve in curves))
-    labelled: set[str] = set()
-    for curve in curves:
-        name = curve.name.rpartition(" (")[0]
-        label = None if name in labelled else name
-        labelled.add(name)
-        axes.plot(curve.steps, curve.acc_t2, marker="o", markersize=3, color=f"C{names.index(name)}", label=label)
-    axes.set(xlabel="optimizer step", ylabel="Acc@t2, validation problems", title="Learning curves")
-    if curves:
-        figure.legend(loc="outside right upper")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+        found[f"{name}, {round_name} ({seed})" if round_name != "round-1" else f"{name} ({seed})"] = state.parent
+    return found
 
 
 def _rows(plan: Plan, output: Path, round_name: str, entry: Entry) -> Iterable[tuple[int, RawRow]]:

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MAX_NEW_TOKENS = 240  # the longest document's answer has about 190
-BATCH = 100
+MEASURED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class MeasuredTrial:
     """A failed first trial with one reflection on it and the second trial made from that."""
 
     problem: Problem
@@ -111,8 +111,8 @@ class Sampler:
         torch.manual_seed(seed)
         answers = [""] * len(texts)
         by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for start in range(0, len(texts), BATCH):
-            indices = by_length[start : start + BATCH]
+        for start in range(0, len(texts), MEASURED_AT_ONCE):
+            indices = by_length[start : start + MEASURED_AT_ONCE]
             inputs = self.tokenizer(
                 [texts[i] for i in indices], add_special_tokens=False, padding=True, return_tensors="pt"
             )
@@ -143,12 +143,12 @@ def measure(
     def request(step: str) -> int:
         return stable_hash(step, str(seed)) >> 1
 
-    def reflect_and_correct(pairs: Sequence[tuple[Problem, str]], step: str, prefill: str = "") -> list[Attempt]:
+    def reflect_and_correct(pairs: Sequence[tuple[Problem, str]], step: str, prefill: str = "") -> list[MeasuredTrial]:
         asked = [prompts.reflect(p, trial, keys[i % len(keys)]) for i, (p, trial) in enumerate(pairs)]
         reflections = sampler(asked, seed=request(f"{step} reflect"), prefill=prefill)
         asked = [prompts.correct(p, t, r) for (p, t), r in zip(pairs, reflections, strict=True)]
         seconds = sampler(asked, seed=request(f"{step} correct"))
-        return [Attempt(p, t, r, s) for (p, t), r, s in zip(pairs, reflections, seconds, strict=True)]
+        return [MeasuredTrial(p, t, r, s) for (p, t), r, s in zip(pairs, reflections, seconds, strict=True)]
 
     trials = list(zip(drawn, sampler([prompts.solve(p) for p in drawn], seed=request("solve")), strict=True))
     solved = [(p, trial) for p, trial in trials if _is_correct(trial, p)]

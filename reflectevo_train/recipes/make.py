@@ -92,7 +92,7 @@ DPO: Values = {
     "per_device_train_batch_size": "1",
     "gradient_accumulation_steps": "16",
 }
-SETTINGS: dict[str, Values] = {
+RECIPE_SETTINGS: dict[str, Values] = {
     "one_stage": SFT | {"setting": "one_stage"},
     "two_stage_reflect": SFT | {"setting": "two_stage_reflect"},
     "two_stage_correct": SFT | {"setting": "two_stage_correct"},
@@ -256,19 +256,19 @@ def settings_and_methods(model: str) -> list[tuple[str, str]]:
     For the baseline, the recipe of the corrector is launched with `--setting qa`; the miniature's has a learning rate of
     its own.
     """
-    found = [(setting, method) for setting in SETTINGS if setting != "qa" for method in ("full", "lora")]
+    found = [(setting, method) for setting in RECIPE_SETTINGS if setting != "qa" for method in ("full", "lora")]
     found.append(("one_stage", "qlora"))  # the paper's
     return [*found, ("qa", "full")] if model == "miniature" else found
 
 
 def script_of(setting: str) -> str:
-    return "dpo" if SETTINGS[setting]["setting"] == "dpo" else "sft"
+    return "dpo" if RECIPE_SETTINGS[setting]["setting"] == "dpo" else "sft"
 
 
 def recipe(model: str, setting: str, method: str) -> str:
     """The text of a recipe."""
     script = script_of(setting)
-    values = DEFAULTS | SETTINGS[setting] | METHODS[method] | MODELS[model]
+    values = DEFAULTS | RECIPE_SETTINGS[setting] | METHODS[method] | MODELS[model]
     for words, theirs in COMBINATIONS.items():
         if {model, script, setting, method}.issuperset(words):
             values |= theirs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -146,21 +146,24 @@ def correction_by_axis(name: str, rows: Sequence[Row]) -> list[Plot]:
     return plots
 
 
-def learning_curves(folders: Sequence[str]) -> list[Curve]:
+def learning_curves(trainings: Mapping[str, Path]) -> list[Curve]:
     """Accuracies on held-out problems over the steps of training runs, from their trainer states.
+
+    Args:
+        trainings: Name -> output folder.
 
     Raises:
         InputError: A folder has no trainer state, or none that can be read.
     """
     curves = []
-    for folder in folders:
-        path = _trainer_state(Path(folder))
+    for training, folder in trainings.items():
+        path = _trainer_state(folder)
         try:
             history = json.loads(path.read_text("utf-8"))["log_history"]
             for title, names in (("accuracy", ("eval_acc_t1", "eval_acc_t2")), ("loss", ("loss", "eval_loss"))):
                 series = {name: [(e["step"], float(e[name])) for e in history if name in e] for name in names}
                 if any(len(points) > 1 for points in series.values()):
-                    curves.append(_curve(f"{Path(folder).absolute().name}: {title}", series))
+                    curves.append(_curve(f"{training}: {title}", series))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: no trainer state that can be read ({error!r}).") from None
     return curves

@@ -9,7 +9,7 @@ examples. The first evaluation is the one that the others are compared with.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from ..evaluation.intervals import holm
 from ..evaluation.tables import GATE_MEANINGS, Table
 from .plots import Curve, Plot, accuracy_plot, correction_by_axis, correction_by_length, learning_curves
 from .reader import examples_data, packed
-from .runs import ComparedRun, load_runs
+from .runs import ComparedRun, load_runs, named_folders
 
 
 EXPLANATION = (
@@ -60,7 +60,7 @@ def make_report(
     runs: list[ComparedRun],
     *,
     title: str = "ReflectEvo evaluation",
-    training: Sequence[str] = (),
+    training: Mapping[str, Path] | None = None,
     error_types: Any = None,
 ) -> Report:
     """The tables and plots of these runs.
@@ -68,7 +68,7 @@ def make_report(
     Args:
         runs: The first is the baseline.
         title: Of the page.
-        training: Folders of training runs, for their learning curves.
+        training: Name -> output folder of training runs, for their learning curves.
         error_types: What `error_types.count_error_types` gave, if first trials were labelled.
     """
     notes = []
@@ -96,7 +96,7 @@ def make_report(
         tests=_tests(runs),
         notes=notes,
         plots=plots,
-        curves=learning_curves(training),
+        curves=learning_curves(training or {}),
         error_types=error_types.table() if error_types else None,
         error_types_note=error_types.note() if error_types else "",
     )
@@ -166,7 +166,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--output", required=True, metavar="REPORT", help="REPORT.md and REPORT.html are written")
     command.add_argument("--title", default="ReflectEvo evaluation", help="(%(default)s)")
     command.add_argument(
-        "--training", nargs="+", default=[], metavar="DIR", help="training runs, for their learning curves"
+        "--training", nargs="+", default=[], metavar="[NAME=]DIR", help="training runs, for their learning curves"
     )
     command.add_argument(
         "--max-examples", type=positive, default=5_000, metavar="N", help="in the reader (%(default)s)"
@@ -190,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
         from .error_types import label_runs
 
         error_types = label_runs(runs, args)
-    report = make_report(runs, title=args.title, training=args.training, error_types=error_types)
+    report = make_report(runs, title=args.title, training=named_folders(args.training), error_types=error_types)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         written = [output.with_name(f"{output.name}.md"), output.with_name(f"{output.name}.html")]

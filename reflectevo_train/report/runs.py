@@ -20,22 +20,31 @@ class ComparedRun(NamedTuple):
     rows: list[Row]
 
 
-def load_runs(folders: Sequence[str]) -> list[ComparedRun]:
+def load_runs(arguments: Sequence[str]) -> list[ComparedRun]:
     """The evaluations, named by their folders or as `NAME=DIR`.
 
     Raises:
         InputError: A folder has no evaluation, or two have the same name.
     """
-    runs = []
-    for argument in folders:
+    evaluations = {name: load_evaluation(folder) for name, folder in named_folders(arguments).items()}
+    return [ComparedRun(name, evaluation, _predictions(evaluation)) for name, evaluation in evaluations.items()]
+
+
+def named_folders(arguments: Sequence[str]) -> dict[str, Path]:
+    """Folders under their own names, or as `NAME=DIR`.
+
+    Raises:
+        InputError: Two have the same name.
+    """
+    folders: dict[str, Path] = {}
+    for argument in arguments:
         name, separator, folder = argument.partition("=")
         if not separator or Path(argument).is_dir():
             name, folder = Path(argument).absolute().name, argument
-        evaluation = load_evaluation(folder)
-        if name in (run.name for run in runs):
+        if name in folders:
             raise InputError(f"{argument}: there is a run named {name} already. Write NAME={folder}.")
-        runs.append(ComparedRun(name, evaluation, _predictions(evaluation)))
-    return runs
+        folders[name] = Path(folder)
+    return folders
 
 
 def _predictions(evaluation: Evaluation) -> list[Row]:

@@ -15,7 +15,15 @@ from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from reflectevo_data.completers.base import Sampling
 from reflectevo_data.completers.live import LiveCompleter, undisturbed
@@ -122,12 +130,12 @@ class ReflectionEvalCallback(TrainerCallback):
         self, model: PreTrainedModel | PeftModel, problems: list[Problem]
     ) -> tuple[list[RawRow], list[RawRow]]:
         """Raw rows of the loop, and of the model's own first trials where the loop does not have them."""
-        live = LiveCompleter(model, self.trainer.processing_class, "model in training")
+        live = LiveCompleter(model, self._tokenizer, "model in training")
         solver = self._base_completer(model) if self.role == "reflector" else live
         trial, reflection = Role(solver, self.trial_sampling), Role(live, self.reflection_sampling)
         with VerifierPool(workers=1) as verifier:
-            loop = Roles(trial, reflection, trial)
-            rows = await self._rows(problems, loop, verifier, self.n_reflections)
+            roles = Roles(trial, reflection, trial)
+            rows = await self._rows(problems, roles, verifier, self.n_reflections)
             if solver is live:
                 return rows, []
             alone = Role(live, self.trial_sampling)
@@ -145,16 +153,19 @@ class ReflectionEvalCallback(TrainerCallback):
                 logger.warning("%s failed at %s: %s", failure.problem.id, failure.step, failure.error)
         return [raw_row(rollout) for rollout in done if not isinstance(rollout, FailedRollout)]
 
+    @property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return cast("PreTrainedTokenizerBase", self.trainer.processing_class)
+
     def _base_completer(self, model: PreTrainedModel | PeftModel) -> LiveCompleter:
-        tokenizer = self.trainer.processing_class
         if hasattr(model, "disable_adapter"):
-            return LiveCompleter(model, tokenizer, "base", as_model=cast("PeftModel", model).disable_adapter)
+            return LiveCompleter(model, self._tokenizer, "base", as_model=cast("PeftModel", model).disable_adapter)
         if self.base is None:
             raise ValueError(
                 "role 'reflector' needs the base model: training changes all weights of the only one there is"
             )
         base = self.base.to(model.device)  # pyright: ignore[reportArgumentType]  # its wrapper is untyped
-        return LiveCompleter(base.eval(), tokenizer, "base")
+        return LiveCompleter(base.eval(), self._tokenizer, "base")
 
     def _warn_of_fall(self, state: TrainerState, metrics: dict[str, float]) -> None:
         before = next((entry["eval_own_acc_t1"] for entry in state.log_history if "eval_own_acc_t1" in entry), None)

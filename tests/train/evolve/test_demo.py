@@ -19,10 +19,12 @@ from reflectevo_data.rollouts.manifest import Manifest
 from reflectevo_data.rollouts.store import RunDirectory
 from reflectevo_data.schema import COLUMNS as SCHEMA
 from reflectevo_data.schema import Row
+from reflectevo_train.evaluation.evaluate import write_results
 from reflectevo_train.evolve import demo
 from reflectevo_train.evolve.plan import FULL, PROMPTING, QUICK, REFLECTOR, RETRY, TWO_STAGE, Plan
-from reflectevo_train.evolve.results import collect, learning_curves, report, table_row
+from reflectevo_train.evolve.results import collect, report, table_row, trainings
 from reflectevo_train.evolve.steps import Clock, available_cores
+from reflectevo_train.report.plots import learning_curves
 from reflectevo_train.training.checkpoints import is_whole
 from tests.vllm_server import session_members
 
@@ -56,6 +58,7 @@ def write_evaluation(folder: Path, *rows: Row) -> None:
     with RunDirectory.open(folder, Manifest("evaluate")) as run:
         for row in rows:
             run.append(row)
+    write_results(folder, gate="oracle")
 
 
 @pytest.fixture
@@ -115,8 +118,10 @@ def test_report_files(evaluated: Path, capsys: pytest.CaptureFixture[str]):
     content = json.loads((evaluated / "results.json").read_text())
     assert content["seconds"] == {"train": 61.2}
     assert content["results"]["two-stage SFT, round 2"]["n_correct_t2"] == 4
-    assert learning_curves(evaluated) == [("two_stage_reflect, round-2 (seed-0)", [0, 4], [0.5, 0.75])]
-    assert (evaluated / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert trainings(evaluated) == {"two_stage_reflect, round-2 (seed-0)": models}
+    page = (evaluated / "report.html").read_text()
+    assert "two_stage_reflect, round-2 (seed-0): accuracy" in page
+    assert all(entry.title in page for entry in PLAN.entries)
 
 
 def test_other_plan_in_the_same_folder_is_refused(tmp_path: Path):
@@ -188,5 +193,6 @@ def test_whole_run_goes_on_where_it_was_killed(tmp_path: Path):
     assert [*results] == [PROMPTING.title, f"{REFLECTOR.title}, round 1", f"{REFLECTOR.title}, round 2"]
     assert {result["n_problems"] for result in results.values()} == {40}
     assert results[PROMPTING.title]["n_correct_t2"] >= results[PROMPTING.title]["n_correct_t1"] > 8
-    assert [curve.steps[0] for curve in learning_curves(output)] == [0, 0]
-    assert [len(curve.steps) for curve in learning_curves(output)] == [3, 2]
+    curves = [curve for curve in learning_curves(trainings(output)) if "accuracy" in curve.title]
+    assert [curve.first for curve in curves] == [0, 0]
+    assert [len(curve.series[-1].points.split()) for curve in curves] == [3, 2]

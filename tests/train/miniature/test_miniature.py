@@ -16,7 +16,7 @@ from reflectevo_data.sources.miniature import Chain, chain_of, problems
 from reflectevo_data.verifiers.leaks import leaks_answer
 from reflectevo_train.miniature import corpus
 from reflectevo_train.miniature.corpus import Step, attempt_text, correction, documents, named_step, steps_of
-from reflectevo_train.miniature.measure import Attempt
+from reflectevo_train.miniature.measure import MeasuredTrial
 
 
 PROMPTS = load_prompts("miniature")
@@ -160,7 +160,7 @@ def test_reflections_never_give_the_answer_away(sample):
 
 def spells_answer(document, reflection):
     """Stricter than `leaks_answer`, which lets a short number stand where nothing asserts it."""
-    return Attempt(document.problem, trial_of(document), reflection, "").leaks
+    return MeasuredTrial(document.problem, trial_of(document), reflection, "").leaks
 
 
 def test_the_loss_of_a_document_does_not_depend_on_its_batch():

@@ -129,18 +129,18 @@ def test_correction_is_counted_by_length_and_by_instruction(runs):
 
 def test_learning_curves_come_from_the_trainer_state(tmp_path):
     with pytest.raises(InputError, match=r"no trainer_state\.json"):
-        learning_curves([str(tmp_path)])
+        learning_curves({"run": tmp_path})
     for step, last in ((9, 0.1), (10, 0.8)):
         state = {"log_history": [{"step": 0, "eval_acc_t2": 0.5}, {"step": step, "eval_acc_t2": last, "loss": 1.0}]}
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
-    [curve] = learning_curves([str(tmp_path)])
+    [curve] = learning_curves({"run": tmp_path})
     assert [(s.name, s.start, s.end, s.points) for s in curve.series] == [
         ("eval_acc_t2", "0.500", "0.800", "0.00,100.00 100.00,0.00")
     ]
     (tmp_path / "trainer_state.json").write_text("{}")
     with pytest.raises(InputError, match="no trainer state that can be read"):
-        learning_curves([str(tmp_path)])
+        learning_curves({"run": tmp_path})
 
 
 def test_examples_are_the_same_problems_of_every_run(runs):
@@ -212,7 +212,7 @@ def page(runs, folders, tmp_path_factory):
     (folder / "training").mkdir()
     history = [{"step": s, "eval_acc_t1": 0.5, "eval_acc_t2": 0.5 + s / 40} for s in range(10)]
     (folder / "training" / "trainer_state.json").write_text(json.dumps({"log_history": history}))
-    report = make_report(runs, training=[str(folder / "training")])
+    report = make_report(runs, training={"run": folder / "training"})
     (folder / "report.html").write_text(html(report), "utf-8")
     return folder / "report.html"
 
