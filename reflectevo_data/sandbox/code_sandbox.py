@@ -2,12 +2,12 @@
 
 The program's process is shown the calls of the tests and nothing else; what they return comes back as plain data and is
 compared here, so there is no expected value to find and no verdict to forge. Each check is a fork of a small process
-that was started once (`_sandbox/zygote.py`), has no files, no network, no other process and no privileges, and ends
+that was started once (`zygote.py`), has no files, no network, no other process and no privileges, and ends
 with the check. The fork for the next check is made while a check runs; the two share nothing.
 
 Own walls rather than a library's: sandlock 0.9.0 denies a list of system calls and starts a command a run (25 CPU ms
 for an empty Python on the machine where a whole check costs 5 here); pyseccomp needs libseccomp on the machine and
-landlockpy the file rules that an empty root does without. What is allowed fits on a page (`_sandbox/walls.py`).
+landlockpy the file rules that an empty root does without. What is allowed fits on a page (`walls.py`).
 `python -m tests.benchmarks.code_checks` measures the checks.
 """
 

@@ -1,6 +1,6 @@
 """Upstream's files or its dataset on the Hub -> our records: `reflectevo-data import FILE…|HUB_ID --output RUN`.
 
-Rows are read as a stream, mended (`repair.py`), brought into one form (`upstream.py`), and those that belong to one
+Rows are read as a stream, mended (`repair.py`), brought into one form (`rows.py`), and those that belong to one
 first trial become one record (`merging.py`): raw rows, D+ rows, and D± and Dpref pairs of the same trial complete each
 other. Larger inputs are spread over temporary files by question, so that memory holds a part at a time. Labels are
 verified anew, prompts recorded after the answer are cut, and everything that was changed or left out is counted in the

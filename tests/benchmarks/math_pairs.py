@@ -1,4 +1,4 @@
-"""How often three judges of math answers err on the hard pairs of tests/data/math_pairs.yaml.
+"""How often three judges of math answers err on the hard pairs of tests/data/verifiers/math_pairs.yaml.
 
     python -m tests.benchmarks.math_pairs [--errors]
 

@@ -1,6 +1,6 @@
 """The client of OpenAI-compatible servers, against a loopback server that misbehaves.
 
-The contract runs against a real vLLM server in `test_completers_vllm.py`.
+The contract runs against a real vLLM server in `test_vllm_engine.py`.
 """
 
 from __future__ import annotations

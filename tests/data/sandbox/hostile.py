@@ -1,4 +1,4 @@
-"""Programs that try to be judged correct without the answer, or to do harm: `ATTACKS`, run by test_sandbox.py.
+"""Programs that try to be judged correct without the answer, or to do harm: `ATTACKS`, run by test_code_sandbox.py.
 
 `python -m tests.data.sandbox.hostile [default|landlock|bubblewrap]` runs them all and prints one JSON line a program; so the
 tests run them as another user too. `@OUTSIDE@` in a program stands for a directory that holds the answers, readable and
