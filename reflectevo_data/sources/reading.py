@@ -1,13 +1,15 @@
 """A file of records, whatever its format -> its rows one by one, each with the place where it stands.
 
 Reads JSON lines, a JSON array or concatenated (pretty-printed) JSON values, Parquet and CSV, told apart by suffix and
-content. Nothing is loaded whole: memory is one record, or one batch of a Parquet file.
+content. JSON lines, Parquet and CSV are streams: memory is one record, or one batch of a Parquet file. A JSON array and
+concatenated values are held whole as text: one byte a character, two or four in a file with characters beyond Latin-1.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +23,9 @@ from ..errors import InputError
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
 MAX_RECORD_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
+_MAX_UNREADABLE = 100  # in a text held whole: each costs a pass over it, for Python counts the lines before an error
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK": "zip"}
+_VALUE = re.compile(r"[^\s,\]]")  # what a value begins with, behind white space, commas and an array's end
 
 
 class Located(NamedTuple):
@@ -42,7 +46,8 @@ def read_records(path: str | Path) -> Iterator[Located]:
     """The records of a file in their order; an unreadable one comes with its `error` and the reading goes on.
 
     Raises:
-        InputError: The file is missing, empty, of no known format, or not text where text was expected.
+        InputError: The file is missing, of no known format, not text where text was expected, or a JSON array or
+            concatenated JSON with over a hundred unreadable records.
     """
     path = Path(path)
     if not path.is_file():
@@ -90,7 +95,7 @@ def _json(path: Path) -> Iterator[Located]:
         file.seek(offset)
         lines = _is_lines(file)
         file.seek(offset)
-        yield from _lines(file) if lines else _values(file)
+        yield from _lines(file) if lines else _values(path, str(file.read(), "utf-8", "replace"))
 
 
 def _is_lines(file: IO[bytes]) -> bool:
@@ -128,62 +133,42 @@ def _lines(file: IO[bytes]) -> Iterator[Located]:
             yield Located(number, None, f"found {error}, expected a JSON object on one line")
 
 
-def _values(file: IO[bytes]) -> Iterator[Located]:
-    """The values of a JSON array or of concatenated JSON texts, read through a buffer that grows to one record."""
-    import codecs
+def _values(path: Path, text: str) -> Iterator[Located]:
+    """The values of a JSON array, or of JSON texts one after the other, in any layout.
 
+    After an unreadable one the reading goes on at the next line that opens an object as far to the left. (ijson would
+    stream, but it tells no line, ends at the first error, refuses NaN, turns half an emoji into a question mark, and
+    takes gigabytes for a hundred thousand opening brackets.)
+    """
     decoder = json.JSONDecoder(strict=False)
-    to_text = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    buffer, at, line, ended, in_array = "", 0, 1, False, False
-
-    def more(size: int) -> None:
-        nonlocal buffer, at, ended
-        data = file.read(size)
-        ended = not data
-        buffer = buffer[at:] + to_text.decode(data, final=ended)
-        at = 0
-
-    more(_CHUNK_BYTES)
-    while True:
-        start = at
-        while at < len(buffer) and (buffer[at] in " \t\r\n," or buffer[at] == "[]"[in_array]):
-            in_array ^= buffer[at] in "[]"
-            at += 1
-        line += buffer.count("\n", start, at)
-        if at == len(buffer):
-            if ended:
-                return
-            more(_CHUNK_BYTES)
-            continue
+    array = re.match(r"\s*\[", text)
+    end = array.end() if array else 0
+    line, counted, n_unreadable = 1, 0, 0
+    while found := _VALUE.search(text, end):
+        start = found.start()
+        line += text.count("\n", counted, start)
+        counted = start
         try:
-            value, end = decoder.raw_decode(buffer, at)
+            row, end = decoder.raw_decode(text, start)
             error = ""
         except json.JSONDecodeError as problem:
-            # an unterminated string, or an error at the very end of the buffer, may only want more text
-            may_go_on = problem.msg.startswith("Unterminated string") or len(buffer) - problem.pos < 32
-            if may_go_on and not ended and len(buffer) - at < MAX_RECORD_BYTES:
-                more(max(_CHUNK_BYTES, len(buffer) - at))
-                continue
-            value, error = None, f"found no JSON ({problem.msg.lower()}), expected a JSON object"
-            end = -1
+            row, error = None, f"found no JSON ({problem.msg.lower()}), expected a JSON object"
         except RecursionError:
-            value, error, end = None, "found JSON nested too deep, expected a JSON object", -1
-        if end == len(buffer) and not ended and not error:
-            more(_CHUNK_BYTES)  # a number at the buffer's end may go on
-            continue
-        yield Located(line, value, error)
-        while end < 0:  # after an unreadable record, go on at the next line that opens one
-            found = buffer.find("\n{", at + 1)
-            if found >= 0:
-                end = found + 1
-            elif ended:
-                return
-            else:
-                line += buffer.count("\n", at, len(buffer) - 1)
-                at = len(buffer) - 1
-                more(_CHUNK_BYTES)
-        line += buffer.count("\n", at, end)
-        at = end
+            row, error = None, "found JSON nested too deep, expected a JSON object"
+        if error:
+            end = _next_object(text, start)
+            n_unreadable += 1
+            if n_unreadable > _MAX_UNREADABLE:
+                raise InputError(f"{path}:{line}: {error}, as in {_MAX_UNREADABLE} records before. Correct the file.")
+        yield Located(line, row, error)
+
+
+def _next_object(text: str, start: int) -> int:
+    """Where the next line opens an object at the indentation of the line of `start`; the text's end if none does."""
+    before = text[text.rfind("\n", 0, start) + 1 : start]
+    indentation = before[: len(before) - len(before.lstrip())]
+    found = text.find(f"\n{indentation}{{", start)
+    return len(text) if found < 0 else found
 
 
 def _parquet(path: Path) -> Iterator[Located]:
