@@ -25,10 +25,11 @@ from reflectevo_data.errors import InputError
 from reflectevo_data.prompts.templates import load_prompts
 from reflectevo_data.schema import DPlusRow, Row
 
+from .settings import SFTSetting
 from .training.arguments import ReflectionArguments
 from .training.checkpoints import resume_point
 from .training.collators import ReflectionCollator
-from .training.examples import SFTExample, SFTSetting, first_of_each_question, sft_example
+from .training.examples import SFTExample, first_of_each_question, sft_example
 from .training.setup import (
     add_callbacks,
     all_at_hand,

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..schema import Completion
 from .base import CompletionFailed, ContinuationLogprob, Sampling, failed
 from .chat import cut_at_stop
@@ -216,7 +216,7 @@ class OpenAIEngine:
     def _reason(self, error: openai.APIError) -> str:
         """One line without the key: servers quote it when they refuse it."""
         status = f"HTTP {error.status_code}: " if isinstance(error, openai.APIStatusError) else ""
-        text = status + " ".join(str(error.message).split())[:300]
+        text = status + one_line(error.message)
         if self._key:
             text = text.replace(self._key, "***")
         return re.sub(r"\b(sk|hf)[-_][\w*-]{6,}", "***", text)

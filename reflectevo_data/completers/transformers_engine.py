@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..schema import Completion
 from .base import CompletionFailed, ContinuationLogprob, Sampling, failed
 from .chat import Tokenizer, chat_ids, chat_text, continuation_ids, cut_at_stop, decode_after, ends_with_stop
@@ -271,7 +271,7 @@ def _load(base: str, adapters: Sequence[str]) -> tuple[Any, PreTrainedModel]:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16 if on_gpu else torch.float32)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"model {name}: cannot be loaded ({_one_line(error)}). Check the folder or the Hub id."
+            f"model {name}: cannot be loaded ({one_line(error)}). Check the folder or the Hub id."
         ) from None
     if strange := unsupported_cache(model):
         raise InputError(f"model {name}: its cache ({strange}) is not one this engine batches. Use --engine vllm.")
@@ -280,7 +280,7 @@ def _load(base: str, adapters: Sequence[str]) -> tuple[Any, PreTrainedModel]:
             model.load_adapter(adapter, adapter_name=_adapter_name(adapter, ["", *adapters]))
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise InputError(
-                f"adapter {published_name(adapter)}: cannot be loaded on {name} ({_one_line(error)}). Check the folder."
+                f"adapter {published_name(adapter)}: cannot be loaded on {name} ({one_line(error)}). Check the folder."
             ) from None
     if on_gpu:
         torch.nn.Module.to(model, "cuda")
@@ -289,10 +289,6 @@ def _load(base: str, adapters: Sequence[str]) -> tuple[Any, PreTrainedModel]:
 
 def _adapter_name(adapter: str, lanes: Sequence[str]) -> str:
     return f"adapter_{lanes.index(adapter)}"  # a module's name may hold no dots
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def context_of(model: PreTrainedModel) -> int:

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..schema import Completion
 from .base import CompletionFailed, ContinuationLogprob, Sampling, failed
 from .chat import chat_ids, chat_text, continuation_ids, cut_at_stop
@@ -70,7 +70,7 @@ class VLLMCompleter:
         try:
             output = await self._final(ids, parameters)
         except ValueError as error:  # refused before it reached the engine
-            return failed(1, _one_line(error))[0]
+            return failed(1, one_line(error))[0]
         answer = output.outputs[0]
         if answer.finish_reason not in ("stop", "length"):
             return failed(1, f"the engine ended it with {answer.finish_reason!r}")[0]
@@ -186,7 +186,7 @@ async def _start(models: Sequence[LocatedModel], *, slots: int | None, prefix_ca
         llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"model {published_name(base)}: vLLM does not start with it ({_one_line(error)}). "
+            f"model {published_name(base)}: vLLM does not start with it ({one_line(error)}). "
             "Its log above says more; --engine transformers may run it."
         ) from error
     return llm, tokenizer, slots
@@ -221,7 +221,3 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

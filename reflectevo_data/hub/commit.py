@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def publish(
         try:
             return _attempt(api, repo_id, repo_type, files, owned, message, private, revision)
         except HFValidationError as error:
-            raise InputError(f"--repo-id {repo_id}: {_one_line(error)}. Expected owner/name.") from None
+            raise InputError(f"--repo-id {repo_id}: {one_line(error)}. Expected owner/name.") from None
         except LocalTokenNotFoundError:
             raise InputError(f"{repo_id}: no token. Log in with `hf auth login`, or set HF_TOKEN.") from None
         except OfflineModeIsEnabled:
@@ -192,14 +192,14 @@ def _fault(error: Exception) -> _Fault | None:
                 return _Fault(f"the Hub answers {status}.", True, _retry_after(response.headers))
             return _Fault(_refusal(status, cause), False)
     if any(isinstance(cause, (transport_error, ConnectionError, TimeoutError)) for cause in causes):
-        return _Fault(f"the Hub cannot be reached ({_one_line(causes[0])}).", True)
+        return _Fault(f"the Hub cannot be reached ({one_line(causes[0])}).", True)
     if isinstance(error, json.JSONDecodeError):  # the client reads some answers before it looks at their status
         return _Fault("the Hub's answer cannot be read.", True)
     return None
 
 
 def _refusal(status: int, error: BaseException) -> str:
-    said = _one_line(getattr(error, "server_message", None) or "").rstrip(".")
+    said = one_line(getattr(error, "server_message", None) or "").rstrip(".")
     if status == 401:
         return "the Hub does not accept the token, or there is none. Log in with `hf auth login`, or set HF_TOKEN."
     if status == 403:
@@ -212,10 +212,6 @@ def _refusal(status: int, error: BaseException) -> str:
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("Retry-After", "")
     return float(value) if value.isdecimal() else None
-
-
-def _one_line(error: object) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def token_free(name: str, content: bytes | Path) -> None:

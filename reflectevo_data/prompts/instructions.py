@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..schema import stable_hash
 
 
@@ -71,7 +71,7 @@ def yaml_mapping(path: Path, text: str) -> dict[str, Any]:
     try:
         content = yaml.load(text, Loader=_YAML_LOADER) or {}
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}). Correct the file.") from None
+        raise InputError(f"{path}: not YAML ({one_line(error)}). Correct the file.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}, expected a mapping. Correct the file.")
     return content

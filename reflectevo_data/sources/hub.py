@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..schema import Problem, Row, stable_hash
 from .reading import read_records
 from .table import HASHED, PARQUET_BRANCH, SOURCES, Source
@@ -135,7 +135,7 @@ def _read(name: str, source: Source, published_split: str) -> datasets.Dataset:
         try:
             part = _read_config(source, config, published_split)
         except (OSError, ValueError, RuntimeError, DatasetsError, http_error) as error:
-            reason = " ".join(str(error).split())[:300].rstrip(".")
+            reason = one_line(error).rstrip(".")
             raise InputError(
                 f"--source {name}: {source.hub_id} (config {config}, split {published_split}, revision "
                 f"{source.revision}) cannot be read: {reason}. Check the network, HF_ENDPOINT and HF_TOKEN, or give "

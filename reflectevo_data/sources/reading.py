@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv")
@@ -182,8 +182,9 @@ def _parquet(path: Path) -> Iterator[Located]:
                     number += 1
                     yield Located(number, row)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: no readable Parquet after row {number} ({reason}). Check the file.") from None
+        raise InputError(
+            f"{path}: no readable Parquet after row {number} ({one_line(error)}). Check the file."
+        ) from None
 
 
 def _csv(path: Path) -> Iterator[Located]:

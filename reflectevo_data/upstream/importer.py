@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..parsing.trial import parse_trial
 from ..rollouts.manifest import Manifest, QuestionSource
 from ..rollouts.store import Preferences, RunDirectory
@@ -231,7 +231,7 @@ def _hub_files(repo_id: str) -> tuple[list[_File], list[str]]:
     try:
         folder = Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=patterns))
     except (OSError, ValueError, http_error) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
+        reason = one_line(error).rstrip(".")
         raise InputError(
             f"{repo_id}: no such file, and the dataset cannot be read from the Hub ({reason}). Check the name, the "
             "network, HF_ENDPOINT and HF_TOKEN."
@@ -252,9 +252,8 @@ def _read_attempts(files: Sequence[_File], report: ImportReport, *, source: str)
             if error:
                 report.leave_out("rows unreadable", f"{where}: {error}")
                 continue
-            mended = _mended(row, report.counts)
             try:
-                for attempt in attempts(mended):
+                for attempt in attempts(_mended(row, report.counts)):
                     recognised += 1
                     report.counts["second trials without a reflection left out"] += attempt.n_without_reflection
                     yield replace(attempt, source=attempt.source or name)

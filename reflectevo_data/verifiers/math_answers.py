@@ -2,7 +2,7 @@ r"""Whether two math answers, as strings, are the same answer: what needs no alg
 
 `same_answer` reads both sides as numbers, units, tuples, sets, intervals, inequalities, matrices, equations or words,
 and compares them part by part. Where two parts are expressions it asks `same_expression`, which the worker process
-(`math_worker.py`) answers with math-verify. The rules exist because math-verify alone errs on them: it takes a rounded
+(`math_process.py`) answers with math-verify. The rules exist because math-verify alone errs on them: it takes a rounded
 decimal for the exact value, drops units, number bases and what it cannot read, and equates tuples, sets and intervals.
 
     >>> same_answer(r"1\frac12", r"\frac{3}{2}"), same_answer("0.3333333", r"\frac13"), same_answer("(1,2)", r"\{1,2\}")

@@ -30,9 +30,10 @@ from reflectevo_data.cli.arguments import (
 from reflectevo_data.cli.run_loop import run_loop
 from reflectevo_data.console import print_table, say
 from reflectevo_data.errors import InputError
-from reflectevo_data.rollouts.manifest import GATES, SETTINGS, Gate, Loop, Manifest, load_manifest
+from reflectevo_data.rollouts.manifest import GATES, Gate, Loop, Manifest, load_manifest
 from reflectevo_data.rollouts.store import load_rows
 
+from ..settings import LOOP_SETTINGS
 from .counts import EvalReport, Scores, score_rows
 from .tables import GATE_MEANINGS, group_columns, group_rows, summary_rows
 
@@ -115,10 +116,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("what is evaluated")
     group.add_argument(
         "--setting",
-        choices=SETTINGS,
+        choices=LOOP_SETTINGS,
         default="two_stage",
         help="two_stage: the reflector reflects and the corrector answers; one_stage: the reflector does both in one "
-        "generation; retry: answer again without a reflection, the baseline (%(default)s)",
+        "generation; retry: answer again without a reflection, the baseline; the name of a training's setting stands "
+        "for the one that its model is evaluated in (%(default)s)",
     )
     group.add_argument(
         "--gate",
@@ -152,13 +154,14 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"--vote {args.vote}: at temperature 0 all second trials are the same. Give --temperature, such as 0.8."
         )
-    if args.setting == "one_stage" and args.corrector:
+    setting = LOOP_SETTINGS[args.setting]
+    if setting == "one_stage" and args.corrector:
         raise InputError("--corrector: a one-stage model reflects and answers itself. Drop the flag.")
-    if args.setting == "retry" and args.reflector:
+    if setting == "retry" and args.reflector:
         raise InputError("--reflector: a retry has no reflection. Drop the flag.")
     loop = Loop(
         gate=args.gate,
-        setting=args.setting,
+        setting=setting,
         rounds=args.rounds,
         instructions=tuple(args.instruction),
         n_reflections=args.vote,

@@ -24,7 +24,7 @@ from trl import DPOConfig, ModelConfig, ScriptArguments, SFTConfig, TrlParser
 
 from reflectevo_data.errors import InputError
 
-from .examples import SFT_SETTINGS, TrainSetting
+from ..settings import SFT_SETTINGS, TrainSetting
 
 
 EvalRole = Literal["reflector", "both"]

@@ -12,7 +12,7 @@ loop sent when the data was made, comes from `PromptSet.one_stage`.
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict, get_args
+from typing import Literal, TypedDict
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.parsing.one_stage import join_one_stage
@@ -20,10 +20,8 @@ from reflectevo_data.prompts.templates import PromptSet
 from reflectevo_data.schema import DPlusRow, PairRow, Problem
 from reflectevo_data.verifiers.leaks import leaks_answer
 
+from ..settings import SFTSetting, TrainSetting
 
-SFTSetting = Literal["one_stage", "two_stage_reflect", "two_stage_correct", "qa"]
-SFT_SETTINGS: tuple[SFTSetting, ...] = get_args(SFTSetting)
-TrainSetting = Literal[SFTSetting, "dpo"]
 
 # What an environment says of an attempt; in a prompt it means that the prompt was recorded after the answer was known.
 _VERDICT = "Answer is CORRECT"

@@ -15,11 +15,12 @@ import transformers
 from datasets.exceptions import DatasetNotFoundError
 from trl import DPOConfig, ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from reflectevo_data.errors import InputError
+from reflectevo_data.errors import InputError, one_line
 from reflectevo_data.models import miniature_path
 
 from ..hub.push import push_trained
 from ..hub.training_record import record_training
+from ..settings import LOOP_SETTINGS
 from .arguments import Config, EvalRole, ReflectionArguments, parse_arguments
 
 
@@ -65,9 +66,7 @@ def load_training_rows(script_args: ReflectionArguments, *, with_evaluation: boo
     try:
         loaded = datasets.load_dataset(name, config, streaming=script_args.dataset_streaming)
     except (FileNotFoundError, ValueError, ConnectionError, DatasetNotFoundError) as error:
-        raise InputError(
-            f"dataset_name: {name} ({config}) cannot be loaded: {' '.join(str(error).split())[:300]}"
-        ) from None
+        raise InputError(f"dataset_name: {name} ({config}) cannot be loaded: {one_line(error)}") from None
     splits = [script_args.dataset_train_split, *([script_args.dataset_test_split] if with_evaluation else [])]
     for split in splits:
         if split not in loaded:
@@ -170,7 +169,7 @@ def add_callbacks(trainer: transformers.Trainer, script_args: ReflectionArgument
             problems,
             load_prompts(script_args.prompts),
             role=cast(EvalRole, script_args.eval_role),  # a text for the parser, checked there
-            setting="one_stage" if script_args.setting == "one_stage" else "two_stage",
+            setting=LOOP_SETTINGS[script_args.setting],
             base=_base_model(trainer, script_args, model_args),
             n_reflections=script_args.eval_reflections,
             temperature=script_args.eval_temperature,

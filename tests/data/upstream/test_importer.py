@@ -336,6 +336,14 @@ def test_a_stated_gold_is_cut():
     assert cut_stated_gold(unstated, question="why?", gold="a") == (unstated, False)
 
 
+@pytest.mark.parametrize("depth", [300, 600, 100_000])
+def test_a_row_nested_too_deep_costs_itself_alone(tmp_path, depth):
+    path = write(tmp_path, f'{{"output": {"[" * depth}{"]" * depth}}}', raw_row())
+    (imported,), report = run_import(path)
+    assert imported.row["output"]
+    assert report.counts["rows unreadable"] + report.counts["rows not recognised"] == 1
+
+
 def test_what_is_not_recognised_is_listed(tmp_path):
     other = {"id": 1, "text": "no record"}
     path = write(tmp_path, raw_row(), other, "[1]", "{broken", raw_row(question=""), raw_row(output=[]))

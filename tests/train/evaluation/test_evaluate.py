@@ -2,6 +2,7 @@
 
 import json
 from contextlib import asynccontextmanager
+from typing import get_args
 
 import orjson
 import pyarrow.parquet as pq
@@ -10,11 +11,13 @@ import pytest
 from reflectevo_data.completers import engine as engine_module
 from reflectevo_data.completers.base import CompletionFailed, RoleCompleters
 from reflectevo_data.completers.scripted import ScriptedCompleter
+from reflectevo_data.rollouts.manifest import load_manifest
 from reflectevo_data.rollouts.records import RAW_SCHEMA
 from reflectevo_data.rollouts.store import load_rows
 from reflectevo_train.cli import main
 from reflectevo_train.evaluation.counts import score_rows
 from reflectevo_train.evaluation.evaluate import load_evaluation
+from reflectevo_train.settings import LOOP_SETTINGS, TrainSetting
 
 
 N = 12
@@ -145,6 +148,14 @@ def test_failed_requests_are_counted_beside_the_denominator_and_made_again(quest
     assert evaluate(questions, tmp_path / "eval") == 0
     report = load_evaluation(tmp_path / "eval").scores.total
     assert (report.n_problems, report.n_failed, report.n_correct_t2_ungated) == (12, 0, 7)
+
+
+def test_a_setting_has_the_names_that_its_training_has(questions, tmp_path, engine):
+    assert set(get_args(TrainSetting)) <= set(LOOP_SETTINGS)
+    for name, loops in (("two_stage_reflect", "two_stage"), ("one_stage", "one_stage"), ("retry", "retry")):
+        assert evaluate(questions, tmp_path / name, "--setting", name) == 0
+        assert load_manifest(tmp_path / name).loop.setting == loops
+    assert evaluate(questions, tmp_path / "two_stage_reflect", "--setting", "two_stage") == 0, "the same run goes on"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from reflectevo_data.rollouts.loop import Role, Roles, run_rollouts
 from reflectevo_data.rollouts.manifest import Loop, Setting
 from reflectevo_data.schema import Problem, Row, raw_row
 from reflectevo_data.verifiers.pool import VerifierPool
-from reflectevo_train.training.examples import SFT_SETTINGS, dpo, first_of_each_question, problem_of, sft_example
+from reflectevo_train.settings import SFT_SETTINGS
+from reflectevo_train.training.examples import dpo, first_of_each_question, problem_of, sft_example
 
 
 PROBLEMS = [
