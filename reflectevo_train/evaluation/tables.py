@@ -90,13 +90,13 @@ def group_rows(scores: Scores, *, intervals: bool = True) -> list[tuple[str, ...
     return [_group_row(name, report, intervals) for name, report in [*groups, ("all", scores.total)]]
 
 
-def _group_row(name: str, report: EvalReport, intervals: bool) -> tuple[str, ...]:
+def result_cells(report: EvalReport, *, intervals: bool = True) -> tuple[str, ...]:
+    """Problems, Acc@t1, Acc@t2, its Δ, the ungated Acc@t2, its Δ, gained, lost, unparsed: what every table shows."""
+
     def share(value: float | None, interval: Interval | None) -> str:
         return percent(value, interval if intervals else None)
 
-    ungated = report.em_t2_ungated is not None and report.em_t2 is None
     return (
-        name,
         f"{report.n_problems:,}",
         share(report.acc_t1, report.acc_t1_interval),
         share(report.acc_t2, report.acc_t2_interval),
@@ -106,6 +106,14 @@ def _group_row(name: str, report: EvalReport, intervals: bool) -> tuple[str, ...
         f"{report.n_wrong_to_right:,}",
         f"{report.n_right_to_wrong:,}" if report.gate != "oracle" else NOTHING,
         f"{report.n_unparsed_t1:,}, {report.n_unparsed_t2:,}",
+    )
+
+
+def _group_row(name: str, report: EvalReport, intervals: bool) -> tuple[str, ...]:
+    ungated = report.em_t2_ungated is not None and report.em_t2 is None
+    return (
+        name,
+        *result_cells(report, intervals=intervals),
         _em_f1(report.em_t1, report.f1_t1),
         _em_f1(report.em_t2_ungated, report.f1_t2_ungated) if ungated else _em_f1(report.em_t2, report.f1_t2),
     )

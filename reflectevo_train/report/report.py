@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reflectevo_data.cli.arguments import add_engine, positive
-from reflectevo_data.console import NOTHING, percent, points
+from reflectevo_data.console import NOTHING, points
 from reflectevo_data.errors import InputError
 from reflectevo_data.rollouts.manifest import Loop, RoleModels, RunSampling
 
 from ..evaluation.comparison import Metric, PairedTest, answers_of, compare, settings_that_differ
 from ..evaluation.intervals import holm
-from ..evaluation.tables import GATE_MEANINGS, Table
+from ..evaluation.tables import GATE_MEANINGS, Table, result_cells
 from .plots import Curve, Plot, accuracy_plot, correction_by_axis, correction_by_length, learning_curves
 from .reader import examples_data, packed
 from .runs import ComparedRun, load_runs, named_folders
@@ -216,24 +216,8 @@ def _groups(runs: Sequence[ComparedRun]) -> list[str]:
 def _results(runs: Sequence[ComparedRun]) -> Table:
     columns = ("run", "problems", "Acc@t1", "Acc@t2", "Δ", "Acc@t2 ungated", "Δ ungated")
     columns += ("wrong → right", "right → wrong", "unparsed t1, t2", "failed")
-    rows = []
-    for run in runs:
-        report = run.evaluation.scores.total
-        rows.append(
-            (
-                run.name,
-                f"{report.n_problems:,}",
-                percent(report.acc_t1, report.acc_t1_interval),
-                percent(report.acc_t2, report.acc_t2_interval),
-                points(report.delta),
-                percent(report.acc_t2_ungated, report.acc_t2_ungated_interval),
-                points(report.delta_ungated),
-                f"{report.n_wrong_to_right:,}",
-                NOTHING if report.gate == "oracle" else f"{report.n_right_to_wrong:,}",
-                f"{report.n_unparsed_t1:,}, {report.n_unparsed_t2:,}",
-                f"{report.n_failed:,}",
-            )
-        )
+    totals = [(run.name, run.evaluation.scores.total) for run in runs]
+    rows = [(name, *result_cells(total), f"{total.n_failed:,}") for name, total in totals]
     return Table(columns, rows)
 
 
