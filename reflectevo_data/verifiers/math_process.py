@@ -3,7 +3,7 @@
 One JSON line in, `[given, gold, question]`; one JSON line out: true, false or the name of the signal that ended the
 comparison. SymPy cannot be interrupted safely (`9^{9^{9^9}}` is computed in C), so a child does the work under a kernel
 timer whose signal kills it, and the process that imported SymPy forks the next one, which takes milliseconds. That process
-is `python -m reflectevo_data.verifiers.math_process SECONDS MEGABYTES`.
+is `python -P -m reflectevo_data.verifiers.math_process SECONDS MEGABYTES`.
 """
 
 # SymPy and math-verify have no type information.
@@ -58,6 +58,8 @@ class MathProcess:
             return f"not comparable within {self._seconds:g} s"
         if reply == "memory":
             return f"not comparable within {self._megabytes} MB of memory"
+        if reply is None:
+            return "not comparable: the worker process ended twice"
         return f"not comparable: {reply}" if isinstance(reply, str) else NOT_EQUAL
 
     def _ask(self, request: bytes) -> Any:
@@ -89,7 +91,8 @@ class MathProcess:
         package_parent = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH", "")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.math_process", str(self._seconds), str(self._megabytes)],
+            # -P: nothing in the folder where the command runs may stand in for a module
+            [sys.executable, "-P", "-m", f"{__package__}.math_process", str(self._seconds), str(self._megabytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -109,6 +109,18 @@ def test_a_worker_killed_from_outside_is_started_again(worker):
     assert worker.compare("x+1", "1+x") == ""
 
 
+def test_the_worker_takes_no_module_from_the_working_directory(tmp_path, monkeypatch):
+    for name in ("reflectevo_data", "sympy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('another program')")
+    monkeypatch.chdir(tmp_path)
+    worker = MathProcess()
+    try:
+        assert worker.compare("x+1", "1+x") == ""
+    finally:
+        worker.close()
+
+
 def test_close_leaves_no_process():
     worker = MathProcess()
     worker.compare("x+1", "1+x")
