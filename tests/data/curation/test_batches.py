@@ -2,11 +2,16 @@
 
 import random
 
+import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 
 from reflectevo_data.curation.curate import dplus_rows, dpm_rows, dpref_rows
+from reflectevo_data.curation.flat_trials import FlatTrials
+from reflectevo_data.curation.near_duplicates import NearDuplicateIndex
 from reflectevo_data.rollouts import records
+from reflectevo_data.rollouts.records import RAW_SCHEMA
 from reflectevo_data.schema import CONFIGS
 from tests.data.random_runs import curated_rows, random_preferences, random_row, row, trial, write_run
 
@@ -80,10 +85,11 @@ def test_what_is_left_out_is_counted(tmp_path):
 def test_records_that_runs_have_in_common_count_once(tmp_path):
     rows = [row(number) for number in range(3)]
     first = write_run(tmp_path / "a", rows)
-    second = write_run(tmp_path / "b", [rows[1], row(1, seed=1), row(1, reflector="other"), row(1, question="Other?")])
+    others = [row(1, generator="other"), row(1, reflector="other"), row(1, corrector="other")]
+    second = write_run(tmp_path / "b", [rows[1], row(1, seed=1), row(1, question="Other?"), *others])
     made, counts = curated_rows(first, second)
-    assert (counts.n_records, counts.n_doubles) == (7, 1)
-    assert len(both_splits(made, "raw")) == 6
+    assert (counts.n_records, counts.n_doubles) == (9, 1)
+    assert len(both_splits(made, "raw")) == 8
 
 
 def test_a_reflection_that_another_run_wrote_on_the_same_question_counts_once(tmp_path):
@@ -101,7 +107,7 @@ def test_a_reflection_that_another_run_wrote_on_the_same_question_counts_once(tm
 
 def test_near_duplicates_are_counted_and_dropped_on_request(tmp_path):
     words = [f"word{i}" for i in range(60)]
-    said = [" ".join(words), " ".join([*words[:59], "changed"]), " ".join(reversed(words)), "short one"]
+    said = [" ".join(words), " ".join([*words[:59], "CHANGED"]).title(), " ".join(reversed(words)), "short one"]
     rows = [row(i, [trial(1), trial(2, is_correct=True, reflections=[text])]) for i, text in enumerate(said)]
     run = write_run(tmp_path / "run", rows)
     for asked, n_found, n_left in (("off", 0, 4), ("count", 1, 4), ("drop", 1, 3)):
@@ -110,3 +116,28 @@ def test_near_duplicates_are_counted_and_dropped_on_request(tmp_path):
         assert len(both_splits(made, "dplus")) == n_left
         assert len(both_splits(made, "raw")) == 4
     assert sorted(r["id"] for r in both_splits(made, "dplus")) == ["q/0", "q/2", "q/3"]
+
+
+def test_texts_that_are_three_quarters_alike_are_different():
+    index = NearDuplicateIndex()
+    for family in range(6):  # whether a pair is compared at all is a matter of its hashes
+        words = [f"word{family}x{i}" for i in range(60)]
+        other = [*words[:52], *(f"other{family}x{i}" for i in range(8))]
+        assert index.add([" ".join(words), " ".join(other)]) == [True, True]
+
+
+def test_texts_of_all_batches_are_remembered():
+    index = NearDuplicateIndex()
+    assert index.add(["check the sign of step two", "carry the one"]) == [True, True]
+    assert index.add(["read the question again", "draw the figure"]) == [True, True]
+    assert index.add(["carry the one", "draw the figure"]) == [False, False]
+
+
+def test_a_slice_of_a_batch_has_its_own_trials():
+    rows = [row(i, [trial(1), *(trial(2, reflections=[f"note {i}{k}"]) for k in range(i))]) for i in range(4)]
+    flat = FlatTrials(pa.RecordBatch.from_pylist(rows, schema=RAW_SCHEMA).slice(1, 2))
+    assert flat.ids == ["q/1", "q/2"]
+    assert flat.starts.tolist() == [0, 2]
+    assert flat.row_of.tolist() == [0, 0, 1, 1, 1]
+    assert flat.samples.tolist() == [False, True, False, True, True]
+    assert flat.reflections(np.array([1, 3, 4])).to_pylist() == ["note 10", "note 20", "note 21"]

@@ -30,28 +30,42 @@ def say(text):
     return {"reflections": [text]}
 
 
+def named(name):
+    """Every text of a second trial that a set publishes, told apart by the name."""
+    return {
+        "reflections": [f"reflection {name}"],
+        "reasoning": f"reasoning {name}",
+        "generated_answer": f"answer {name}",
+        "reasoning_prompt": [f"prompt {name}", ""],
+        "reflection_prompt": f"reflection prompt {name}",
+        "instruction": f"instruction {name}",
+    }
+
+
+FIRST = trial(1, reasoning="reasoning first", generated_answer="answer first", reasoning_prompt=["prompt first", ""])
+
+
 def test_dplus_row_has_the_first_trial_the_reflection_and_the_second_trial_it_led_to():
-    output = [trial(1), uncorrected(**say("wrong")), corrected(**say("right"))]
-    [made] = dplus_rows(row(5, output))
+    [made] = dplus_rows(row(5, [FIRST, uncorrected(**named("wrong")), corrected(**named("right"))]))
     assert made == {
         "id": "q/5",
         "question": "Question 5? Ünïcode.",
         "answer": "c",
-        "first_trial_reasoning": output[0]["reasoning"],
-        "first_trial_answer": output[0]["generated_answer"],
-        "second_trial_reasoning": output[2]["reasoning"],
-        "second_trial_answer": output[2]["generated_answer"],
-        "reflections": "right",
-        "reason_prompt": output[0]["reasoning_prompt"],
-        "reflect_prompt": output[2]["reflection_prompt"],
+        "first_trial_reasoning": "reasoning first",
+        "first_trial_answer": "answer first",
+        "second_trial_reasoning": "reasoning right",
+        "second_trial_answer": "answer right",
+        "reflections": "reflection right",
+        "reason_prompt": ["prompt first", ""],
+        "reflect_prompt": "reflection prompt right",
         "task": "Causal Reasoning",
         "source": "questions",
-        "instruction": output[2]["instruction"],
+        "instruction": "instruction right",
         "generator": "tiny",
         "reflector": "tiny-reflector",
         "corrector": "tiny",
         "answer_type": "choice",
-        "correct_prompt": output[2]["reasoning_prompt"],
+        "correct_prompt": ["prompt right", ""],
         "options": ["one", "two", "three"],
         "test_list": [],
     }
@@ -59,16 +73,32 @@ def test_dplus_row_has_the_first_trial_the_reflection_and_the_second_trial_it_le
 
 
 def test_dpm_row_pairs_a_reflection_that_helped_with_one_that_did_not():
-    output = [trial(1), uncorrected(**say("wrong")), corrected(**say("right"))]
-    [made] = dpm_rows(row(0, output))
+    [made] = dpm_rows(row(0, [FIRST, uncorrected(**named("wrong")), corrected(**named("right"))]))
+    assert made == {
+        "id": "q/0",
+        "question": "Question 0? Ünïcode.",
+        "answer": "c",
+        "first_trial_reasoning": "reasoning first",
+        "first_trial_answer": "answer first",
+        "second_trial_reasoning_chosen": "reasoning right",
+        "second_trial_answer_chosen": "answer right",
+        "reflection_chosen": "reflection right",
+        "second_trial_reasoning_rejected": "reasoning wrong",
+        "second_trial_answer_rejected": "answer wrong",
+        "reflection_rejected": "reflection wrong",
+        "reason_prompt": ["prompt first", ""],
+        "reflect_prompt": "reflection prompt right",
+        "task": "Mathematics",
+        "source": "questions",
+        "instruction": "instruction right",
+        "generator": "tiny",
+        "reflector": "tiny-reflector",
+        "corrector": "tiny",
+        "answer_type": "choice",
+        "instruction_rejected": "instruction wrong",
+        "reflect_prompt_rejected": "reflection prompt wrong",
+    }
     assert list(made) == list(COLUMNS["dpm"])
-    for side, i in (("chosen", 2), ("rejected", 1)):
-        assert made[f"reflection_{side}"] == output[i]["reflections"][0]
-        assert made[f"second_trial_reasoning_{side}"] == output[i]["reasoning"]
-        assert made[f"second_trial_answer_{side}"] == output[i]["generated_answer"]
-    assert made["reflect_prompt"] == output[2]["reflection_prompt"]
-    assert made["reflect_prompt_rejected"] == output[1]["reflection_prompt"]
-    assert (made["instruction"], made["instruction_rejected"]) == (output[2]["instruction"], output[1]["instruction"])
 
 
 def test_dpref_rows_follow_the_judge_and_leave_ties_out():
@@ -84,6 +114,16 @@ def test_dpref_rows_follow_the_judge_and_leave_ties_out():
     pairs = {(entry["reflection_chosen"], entry["reflection_rejected"], entry["judge"]) for entry in made}
     assert pairs == {("b", "a", "self"), ("c", "b", "judge-model")}
     assert len(dpref_rows(row(0, output), verdicts, max_pairs=1)) == 1
+
+
+def test_the_cap_of_dpref_counts_the_pairs_that_were_ranked():
+    output = [trial(1), *(corrected(**say(text)) for text in "abcd")]
+    pairs = candidate_pairs(row(0, output))
+    assert len(pairs) == 6
+    verdicts = [{"chosen": i, "rejected": j, "judge": "self"} for i, j in pairs[-2:]]  # the others are ties
+    [made] = dpref_rows(row(0, output), verdicts, max_pairs=1)
+    texts = dict(enumerate("abcd", 1))
+    assert (made["reflection_chosen"], made["reflection_rejected"]) == tuple(texts[i] for i in pairs[-2])
 
 
 def test_dpref_needs_two_usable_reflections_that_both_led_to_a_correct_trial():
@@ -162,5 +202,6 @@ def test_candidate_pairs_are_what_a_judge_can_rank():
 
 
 def test_every_published_column_has_an_origin():
+    assert ORIGINS.keys() == {"dplus", "dpm", "dpref"}
     for config, origins in ORIGINS.items():
         assert set(origins) == set(COLUMNS[config])

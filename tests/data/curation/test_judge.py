@@ -8,11 +8,13 @@ from reflectevo_data.completers.scripted import ScriptedCompleter
 from reflectevo_data.curation.judge import (
     CandidatePair,
     ModelJudge,
+    Preference,
     SelfJudge,
     answer_slot,
     judge_run,
     parse_preference,
     preference_row,
+    summarise,
 )
 from reflectevo_data.errors import InputError
 from reflectevo_data.prompts.templates import load_prompts
@@ -77,9 +79,38 @@ async def test_what_cannot_be_read_is_no_preference():
     assert (preference.outcome, preference.positions) == ("unparsed", ("B",))
 
 
-async def test_a_failed_request_is_told_apart():
-    preference = await judge(lambda request: CompletionFailed("engine gone")).rank(PAIR)
+@pytest.mark.parametrize("first_on_the_page", ["good notes", "bad notes"])
+async def test_a_failed_request_is_told_apart_in_either_order(first_on_the_page):
+    def fails_once(request):
+        a = request.prompt[request.prompt.index("Notes A:") : request.prompt.index("Notes B:")]
+        return CompletionFailed("engine gone") if first_on_the_page in a else "Better: A"
+
+    preference = await judge(fails_once).rank(PAIR)
     assert (preference.outcome, preference.error) == ("failed", "engine gone")
+
+
+async def test_every_reading_has_a_seed_of_its_own():
+    completer = ScriptedCompleter(prefers_good)
+    for second in (2, 3):
+        pair = CandidatePair(row(reflections=("good notes", "bad notes", "other notes")), 1, second)
+        await ModelJudge(completer, PROMPTS).rank(pair)
+    assert len({request.seed for request in completer.requests}) == 4
+
+
+@pytest.mark.parametrize(
+    ("outcome", "chosen", "rejected"),
+    [("first", 1, 2), ("second", 2, 1), ("tie", None, None), ("unparsed", None, None)],
+)
+def test_a_preference_row_has_places_in_the_output(outcome, chosen, rejected):
+    assert preference_row(PAIR, Preference(outcome, ("A", "B")), "big-judge") == {
+        "id": "q/1",
+        "pair": [1, 2],
+        "chosen": chosen,
+        "rejected": rejected,
+        "outcome": outcome,
+        "positions": ["A", "B"],
+        "judge": "big-judge",
+    }
 
 
 @pytest.mark.parametrize(
@@ -110,8 +141,22 @@ async def test_self_judge_compares_the_gold_answer_under_each_reflection():
     completer = ScriptedCompleter(lambda request: "", score=score)
     assert (await SelfJudge(completer, PROMPTS).rank(PAIR)).outcome == "first"
     assert set(asked) == {("B]", "Action: Finish[")}
-    flat = SelfJudge(ScriptedCompleter(lambda request: "", score=lambda *_: -2.0), PROMPTS)
-    assert (await flat.rank(PAIR)).outcome == "tie"
+    second_better = SelfJudge(ScriptedCompleter(lambda request: "", score=lambda *a: -score(*a)), PROMPTS)
+    assert (await second_better.rank(PAIR)).outcome == "second"
+
+
+@pytest.mark.parametrize(("difference", "outcome"), [(0.0, "tie"), (5e-4, "tie"), (2e-3, "first")])
+async def test_self_judge_takes_no_side_within_the_noise_of_a_batch(difference, outcome):
+    completer = ScriptedCompleter(
+        lambda request: "", score=lambda prompt, *_: -2.0 + difference * ("good notes" in prompt)
+    )
+    assert (await SelfJudge(completer, PROMPTS).rank(PAIR)).outcome == outcome
+
+
+async def test_self_judge_has_nothing_to_compare_without_a_gold_text():
+    code = PAIR._replace(row=PAIR.row | {"answer": "", "answer_type": "code", "test_list": ["assert f() == 1"]})
+    completer = ScriptedCompleter(lambda request: "", score=lambda *_: pytest.fail("asked"))
+    assert (await SelfJudge(completer, PROMPTS).rank(code)).outcome == "tie"
 
 
 @pytest.mark.parametrize(
@@ -156,6 +201,25 @@ async def test_a_run_is_judged_and_a_half_judged_one_is_finished(run):
         ("q/2", 1, 3),
         ("q/2", None, None),
     }
+
+
+async def test_pairs_of_a_question_and_readings_at_once_are_bounded(run):
+    slow = ScriptedCompleter(prefers_good, delay=0.005)
+    with Preferences(run) as preferences:
+        summary = await judge_run(preferences, ModelJudge(slow, PROMPTS), max_pairs=1, in_flight=1)
+    assert summary.n_pairs == 2  # one of q/1, one of the three of q/2
+    assert slow.n_at_once == 2  # both orders of one pair
+
+
+def test_a_summary_has_its_rates_and_its_table():
+    said = [("first", "AB"), ("second", "BA"), ("tie", "AA"), ("unparsed", "A")]
+    summary = summarise([{"outcome": outcome, "positions": [*places]} for outcome, places in said], n_failed=2)
+    assert (summary.n_ranked, summary.n_ties, summary.n_unparsed, summary.parse_failure_rate) == (2, 1, 1, 0.25)
+    assert (summary.n_readings, summary.n_first_place) == (7, 5)
+    assert [value for _, value in summary.table()] == ["4", "2", "1", "1 (25.0 %)", "71.4 % (50 % is no bias)", "2"]
+    nothing = summarise([])
+    assert (nothing.position_bias, nothing.parse_failure_rate) == (None, 0.0)
+    assert [value for _, value in nothing.table()] == ["0", "0", "0", "0 (0.0 %)", "–", "0"]
 
 
 async def test_one_judge_a_run(run):
