@@ -65,24 +65,30 @@ def always_six(prompt: str) -> str:
     return "Check: fine.\nPlan: keep it." if prompt.endswith("Notes:") else says(6)
 
 
+def after_the_examples(prompt: str) -> str:
+    return prompt[prompt.index("Your turn") :]
+
+
 async def test_the_oracle_reflects_on_failed_answers_alone_and_says_so():
-    rollouts, completer = await evaluate(always_six)
+    rollouts, completer = await evaluate(always_six, instructions=("1-1-1",))
     assert not rollouts["p/right"].second_trials
     [second] = rollouts["p/wrong"].second_trials
-    assert "is wrong" in second.reflection.prompt
-    assert "is wrong" in second.trial.prompt
+    assert "the failed solution" in after_the_examples(second.reflection.prompt)
+    assert "its answer is wrong" in after_the_examples(second.trial.prompt)
     assert len(completer.asked) == 4
 
 
 async def test_without_a_gate_every_answer_is_reflected_on_and_no_prompt_claims_that_it_is_wrong():
-    rollouts, completer = await evaluate(always_six, gate="none")
+    rollouts, completer = await evaluate(always_six, gate="none", instructions=("1-1-1",))
     assert [len(rollout.second_trials) for rollout in rollouts.values()] == [1, 1]
     assert len(completer.asked) == 6
     for prompt, _, _ in completer.asked:
-        assert "is wrong" not in prompt.split("Your turn")[-1]
+        assert "is wrong" not in after_the_examples(prompt)
+        assert "failed" not in after_the_examples(prompt)
     # the same prompts, whatever the answer was: nothing tells the model who is right
-    right, wrong = (rollouts[id].second_trials[0].reflection.prompt for id in ("p/right", "p/wrong"))
-    assert right.split("\n")[0] == wrong.split("\n")[0]
+    right, wrong = (rollouts[id].second_trials[0] for id in ("p/right", "p/wrong"))
+    assert right.reflection.prompt.replace("first right?", "first wrong?") == wrong.reflection.prompt
+    assert right.trial.prompt.replace("first right?", "first wrong?") == wrong.trial.prompt
 
 
 @pytest.mark.parametrize(("verdict", "n_reflected"), [("Verdict: right", 0), ("Verdict: wrong", 2), ("Who knows.", 2)])
@@ -95,7 +101,7 @@ async def test_a_model_decides_by_judging_its_own_answer(verdict, n_reflected):
     assert len(checks) == 2
     for rollout in rollouts.values():
         for second in rollout.second_trials:
-            assert "is wrong" not in second.trial.prompt.split("Your turn")[-1]
+            assert "is wrong" not in after_the_examples(second.trial.prompt)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ def without(entry, name):
         (row() | {"tasks": "x"}, "tasks: unknown column"),
         (row(answer=None), "answer: found None, expected string"),
         (row(seed="1"), "seed: found '1', expected int64"),
+        (row(seed=True), "seed: found True, expected int64"),
         (row(seed=2**63), "seed: found 9223372036854775808, expected int64"),
         (row(options="abc"), "options: found 'abc', expected a list"),
         (row(0, [trial(1, f1="high")]), r"output\[0\].f1: found 'high', expected float32"),
@@ -45,6 +46,7 @@ def without(entry, name):
         (row(0, [trial(1), trial(2, reflections=[None])]), r"output\[1\].reflections\[0\]: found None"),
         (row(0, [trial(2)]), r"output: found the trials \[2\], expected 1 first"),
         (row(0, [trial(1), trial(1)]), r"output: found the trials \[1, 1\]"),
+        (row(0, [trial(1), trial(1, reflections=["a"])]), r"output: found the trials \[1, 1\]"),
         (row(0, [trial(1), trial(2, reflections=["a", "b"])]), r"output\[1\].reflections: found 2, expected 1"),
         (row(0, [trial(1, reasoning_prompt=["p"])]), r"output\[0\].reasoning_prompt: found 1 texts"),
         (row() | {"output": []}, r"output: found the trials \[\]"),
@@ -66,8 +68,26 @@ def test_whole_numbers_are_good_floats(tmp_path):
     assert parse_chunk(chunk).to_pylist()[0]["output"][0]["f1"] == 1.0
 
 
+def test_preferences_are_kept_by_question_and_ties_are_counted(tmp_path):
+    def said(question, chosen, rejected):
+        return {"id": question, "pair": [1, 2], "chosen": chosen, "rejected": rejected, "judge": "self"}
+
+    lines = [said("q/0", 1, 2), said("q/1", None, None), said("q/0", 3, 1), said("q/0", None, None)]
+    run = open_run(write_run(tmp_path / "run", [row()], lines))
+    assert run.preferences == {
+        "q/0": [{"chosen": 1, "rejected": 2, "judge": "self"}, {"chosen": 3, "rejected": 1, "judge": "self"}]
+    }
+    assert run.n_undecided == 2
+
+
 @pytest.mark.parametrize(
-    "line", [{"id": "q/0", "chosen": 1}, {"id": 3, "chosen": 1, "rejected": 2, "judge": "self"}, [1]]
+    "line",
+    [
+        {"id": "q/0", "chosen": 1},
+        {"id": 3, "chosen": 1, "rejected": 2, "judge": "self"},
+        {"id": "q/0", "chosen": 1, "rejected": 0, "judge": "self"},  # the first trial has no reflection
+        [1],
+    ],
 )
 def test_a_bad_preference_is_refused(tmp_path, line):
     run = write_run(tmp_path / "run", [row()], [line])

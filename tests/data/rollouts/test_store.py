@@ -1,5 +1,6 @@
 """The run directory: what survives a death, what is refused."""
 
+import io
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import orjson
 import pytest
 
 from reflectevo_data.errors import InputError
+from reflectevo_data.rollouts import store
 from reflectevo_data.rollouts.manifest import Loop, Manifest, QuestionSource, RoleModels, load_manifest
 from reflectevo_data.rollouts.store import (
     Preferences,
@@ -40,7 +42,49 @@ def test_what_is_appended_is_read_back_in_order(tmp_path):
             run.append(row(number))
     assert [r["id"] for r in load_rows(tmp_path / "run")] == ["p/0", "p/1", "p/2"]
     assert list(load_rows(tmp_path / "run"))[1] == row(1)
-    assert load_manifest(tmp_path / "run").models == RoleModels("tiny")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {".lock", "manifest.json", "records.jsonl", "failures.jsonl"}
+
+
+def test_the_manifest_has_the_versions_and_the_revision_that_run_now(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "running_versions", lambda: {"python": "3.99"})
+    for revision in ("0123456789ab", "ba9876543210"):
+        monkeypatch.setattr(store, "git_revision", lambda revision=revision: revision)
+        with open_run(tmp_path):
+            pass
+        expected = replace(CONFIGURATION, versions={"python": "3.99"}, git_revision=revision)
+        assert load_manifest(tmp_path) == expected
+
+
+def test_a_manifest_is_never_seen_half_written(tmp_path, monkeypatch):
+    with open_run(tmp_path):
+        pass
+    before = (tmp_path / "manifest.json").read_bytes()
+    monkeypatch.setattr(store.os, "fsync", lambda descriptor: os.kill(os.getpid(), signal.SIGKILL))
+    writer = multiprocessing.get_context("fork").Process(target=open_run, args=(tmp_path,))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    assert (tmp_path / ".manifest.json.part").exists()
+
+
+def test_a_run_that_died_before_its_manifest_is_begun_anew(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".manifest.json.part").write_bytes(b'{"format"')
+    with open_run(tmp_path) as run:
+        run.append(row(0))
+    assert [r["id"] for r in load_rows(tmp_path)] == ["p/0"]
+
+
+def test_a_write_that_is_cut_short_is_finished():
+    class Slow(io.BytesIO):
+        def write(self, content):
+            return super().write(content[:7])
+
+    file = Slow()
+    store._write_line(file, row(0))
+    assert file.getvalue() == orjson.dumps(row(0)) + b"\n"
 
 
 def test_half_written_last_line_is_dropped_and_its_problem_made_again(tmp_path):
@@ -109,20 +153,21 @@ def test_two_writers_are_refused_and_a_dead_one_is_not(tmp_path):
 def test_killed_while_writing_loses_and_doubles_nothing(tmp_path, moment):
     def write(ready):
         with open_run(tmp_path) as run:
-            ready.set()
-            for number in range(20_000):
-                if f"p/{number}" not in run.done:
-                    run.append(row(number))
+            for number in range(1_000_000):
+                run.append(row(number))
+                ready.set()
 
     context = multiprocessing.get_context("fork")
     ready = context.Event()
     writer = context.Process(target=write, args=(ready,))
     writer.start()
-    ready.wait(10)
+    assert ready.wait(10)
     time.sleep(0.01 * moment)
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
+    assert writer.exitcode == -signal.SIGKILL
     survived = [r["id"] for r in load_rows(tmp_path)]
+    assert survived
     assert survived == [f"p/{number}" for number in range(len(survived))]
     with open_run(tmp_path) as run:
         assert len(run.done) == len(survived)
@@ -136,6 +181,7 @@ def test_killed_while_writing_loses_and_doubles_nothing(tmp_path, moment):
     [
         (b"{broken\n", r"records\.jsonl:2: not JSON"),
         (b'{"id": "x"}\n', r"records\.jsonl:2: found no answer, answer_type"),
+        (b"[1]\n", r"records\.jsonl:2: found no object, expected a raw row"),
     ],
 )
 def test_a_whole_line_that_is_no_record_is_named(tmp_path, line, message):
