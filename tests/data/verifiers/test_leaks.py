@@ -1,5 +1,7 @@
 """Reflections that state the gold answer, and those that only speak of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from reflectevo_data.prompts.templates import load_prompts
@@ -18,7 +20,7 @@ CHOICE = Problem("c", "Which?\nA. the red house\nB. the blue car\nC. no\nD. a do
         "Choose B.", "the correct answer should have been **B**", "the answer is (b)", "Therefore, B.", "Only B fits.",
         "the best choice is clearly option B, since", "B is the correct answer", "B. the blue car is the right choice",
         'The right answer is "the blue car"', "change my answer to B", "The correct choice, B, was overlooked",
-        "The correct answer is:\n\n**B**", "Plan: 1. pick B", r"\boxed{B}",
+        "The correct answer is:\n\n**B**", "Plan: 1. pick B", r"\boxed{B}", "The blue car is the right choice.",
     ],
 )  # fmt: skip
 def test_states_the_option(reflection):
@@ -41,6 +43,18 @@ def test_speaks_of_the_option(reflection):
 
 
 @pytest.mark.parametrize(
+    ("reflection", "leaks"),
+    [
+        ("The answer is no.", True), ("The answer is no longer clear.", False), ("No is correct.", False),
+        ("C is correct.", True), ("The answer should be no one's guess.", False),
+    ],
+)  # fmt: skip
+def test_an_option_that_is_a_common_word(reflection, leaks):
+    problem = Problem("c", CHOICE.question, "c", "choice")
+    assert leaks_answer(reflection, problem, "Action: Finish[A]") is leaks
+
+
+@pytest.mark.parametrize(
     ("gold", "reflection", "leaks"),
     [
         ("42", "The total is 42.", True), ("42", "so it gives $42$", True), ("42", "it is 42.0", True),
@@ -51,6 +65,8 @@ def test_speaks_of_the_option(reflection):
         (r"\frac{3}{4}", r"so $\frac34$", True), (r"\frac{3}{4}", "13/4 and 3/41", False),
         (r"2\sqrt{3}", r"this is $2 \sqrt3$", True), (r"2\sqrt{3}", r"this is $12\sqrt{3}$", False),
         ("41", "I got 41", False), ("41", "the answer is 41 after all", True),
+        ("21", "Recount the 21 apples.", True), ("20", "Recount the 20 apples.", False),
+        ("-42", "Check the sign of -42.", True), ("-20", "Check the sign of -20.", False),
     ],
 )  # fmt: skip
 def test_math(gold, reflection, leaks):
@@ -60,15 +76,33 @@ def test_math(gold, reflection, leaks):
 @pytest.mark.parametrize(
     ("gold", "reflection", "leaks"),
     [
+        ("80", "Look at the 80 again.", False), ("80", "The answer is 80.", True),
+        (r"2\sqrt{3}", r"Look at $2\sqrt{3}$ again.", False), (r"2\sqrt{3}", r"The answer is $2\sqrt{3}$.", True),
+        (r"5\sqrt{7}", r"Look at $5\sqrt{7}$ again.", False), (r"5\sqrt{7}", r"The answer is $5\sqrt{7}$.", True),
+        (r"5\sqrt{3}", r"Look at $5\sqrt{3}$ again.", True),
+    ],
+)  # fmt: skip
+def test_an_expression_of_the_question_or_the_trial_is_no_leak_until_it_is_asserted(gold, reflection, leaks):
+    problem = Problem("m", r"Is $2\sqrt{3}$ more than 80?", gold, "math")
+    assert leaks_answer(reflection, problem, r"Thought: so it is $5\sqrt{7}$.") is leaks
+
+
+@pytest.mark.parametrize(
+    ("gold", "reflection", "leaks"),
+    [
         ("Eiffel Tower", "Look again: the Eiffel Tower is named.", True),
         ("Louvre", "The Louvre is in the question.", False), ("Louvre", "The answer is the Louvre.", True),
         ("Rome", "I said Rome.", False), ("yes", "Yes, I overlooked it.", False), ("yes", "The answer should be yes.", True),
         ("no", "The answer is no longer clear", False), ("no", "the correct answer is no.", True),
+        ("Oslo", "I overlooked Oslo.", True), ("Rio", "I overlooked Rio.", False), ("Rio", "The answer is Rio.", True),
     ],
 )  # fmt: skip
 def test_text(gold, reflection, leaks):
     problem = Problem("t", "Near the Louvre, what stands?", gold, "text")
     assert leaks_answer(reflection, problem, "Action: Finish[Rome]") is leaks
+    assert (
+        leaks_answer(reflection, replace(problem, answer="Atlantis", answers=(gold,)), "Action: Finish[Rome]") is leaks
+    )
 
 
 CODE = Problem(
@@ -84,10 +118,17 @@ CODE = Problem(
         ("I wrote\ndef top(xs):\n    return xs[-2]\nwhich keeps duplicates.", False),
         ("Remove duplicates with set() before sorting in top(xs).", False),
         ("def helper(x):\n    return x", False),
+        ("def top(xs):\n    pass", False),
     ],
 )
 def test_code(reflection, leaks):
     assert leaks_answer(reflection, CODE, "Action: [BEGIN]\ndef top(xs):\n    return xs[-2]\n[END]") is leaks
+
+
+def test_code_that_the_trial_had_or_that_anything_holds_is_no_leak():
+    assert not leaks_answer("Keep `return sorted(set(xs))[-2]`.", CODE, f"[BEGIN]\n{CODE.answer}\n[END]")
+    short = Problem("p", "?", "def f(n):\n    return n", "code", test_list=("assert f(1) == 1",))
+    assert not leaks_answer("I should return n + 1 when n is odd.", short, "")
 
 
 def test_the_few_shot_reflections_state_no_answer():

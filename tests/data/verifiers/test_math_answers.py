@@ -71,7 +71,7 @@ def test_decimals_become_fractions_before_any_algebra():
 
 
 def test_units():
-    assert split_unit(clean(r"60 \text{ miles per hour}")).unit == split_unit("60 mph").unit
+    assert split_unit(clean(r"60 \text{ miles per hour}")) == split_unit("60 mph") == ("60", "mi/h")
     assert split_unit("5x").unit == ""
     assert split_unit(r"19 \text{ and }43").unit == ""
 

@@ -105,6 +105,11 @@ def test_numbers_as_text_are_exact():
         assert verify(f"Action: Finish[{other}]", problem).status == "incorrect"
 
 
+def test_blank_golds_count_for_nothing():
+    coqa = Problem("q", "?", "red", "text", source="coqa", answers=("", "blue", " "))
+    assert verify("Action: Finish[red]", coqa).f1 == 0.5  # against (red) and (blue)
+
+
 def test_coqa_f1_leaves_one_gold_out():
     golds = {"answer": "red", "answers": ("red", "dark red")}
     coqa, other = (Problem("q", "?", answer_type="text", source=source, **golds) for source in ("coqa", "mine"))
@@ -120,6 +125,14 @@ def test_math():
     wrong = verify("Action: Finish<<<1.4641>>>", MATH)
     assert (wrong.status, wrong.answer, wrong.f1) == ("incorrect", "1.4641", 0.0)
     assert verify("no idea", MATH).status == "unparsed"
+
+
+def test_a_long_math_answer_is_correct_only_as_it_is_stored():
+    long = "+".join(["x"] * 600)  # 1,199 characters
+    problem = Problem("m", "?", long, "math")
+    assert verify(f"Action: Finish<<<{long}>>>", problem).is_correct
+    verdict = verify(f"Action: Finish<<<{long}+0>>>", problem)
+    assert (verdict.status, verdict.reason) == ("incorrect", "the answer has 1201 characters, more than 1000")
 
 
 def test_code():
@@ -193,11 +206,15 @@ async def test_the_event_loop_is_not_blocked():
 
 def test_preflight_refuses_what_no_answer_can_meet():
     with VerifierPool(workers=1) as pool:
-        pool.preflight([CHOICE, MATH, TEXT])
+        pool.preflight([CHOICE, MATH, TEXT, Problem("good", "Who?", "", "text", answers=("Ann",))])
         for problem, message in (
             (
-                Problem("bad/1", "Which?\nA. x\nB. y", "E", "choice"),
-                "bad/1: answer 'E' is not one of the options A to B",
+                Problem("bad/1", "Which?\nA. x\nB. y", "C", "choice"),
+                "bad/1: answer 'C' is not one of the options A to B",
+            ),
+            (
+                Problem("bad/1", "Which?\nA. x\nB. y", "neither of the two, \n" + "y" * 40, "choice"),
+                "bad/1: answer 'neither of the two, yyyyyyyyyyyyyyyyy…' is not one",
             ),
             (Problem("bad/2", "?", " ", "text"), "bad/2: the gold answer is empty"),
             (Problem("bad/3", "?", "", "math"), "bad/3: the gold answer is empty"),
