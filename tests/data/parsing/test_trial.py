@@ -50,6 +50,9 @@ CODE = Problem(
         ("Action: Finish[B. no-entailment]", "B"),
         ("Action: Finish[B) No-Entailment.]", "B"),
         ("Action: Finish[B - no-entailment]", "B"),
+        ("Action: Finish[B (no-entailment)]", "B"),
+        ("Action: Finish[B (entailment)]", None),
+        ("Action: Finish[B\nsince the cousin may be adopted]", "B"),
         ("Action: Finish[B: because the cousin may be adopted]", "B"),
         ("Action: Finish[no-entailment]", "B"),
         ("Action: Finish[ No-entailment. ]", "B"),
@@ -72,6 +75,8 @@ CODE = Problem(
         ("Action: Finish[B]\n\nQuestion: Next?\nThought: …\nAction: Finish[A]", "B"),
         ("Action: Finish[B]\n\nExample 3\nQuestion: Next?\nAction: Finish[A]", "B"),
         ("Thought: I see.\nObservation: cousins share blood.\nAction: Finish[B]", "B"),
+        ("Action: Finish[A]\nWait.\nFinish[B]", "B"),
+        ("Action: A\nNo.\nAction: B", "B"),
         # text after the answer, brackets missing
         ("Action: Finish[B] because the mother is not a blood relative [of Mary].", "B"),
         ("Action: Finish[B", "B"),
@@ -103,6 +108,7 @@ CODE = Problem(
         ("Finishing[B]", None),
         ("", None),
         ("<think>Action: Finish[B]", None),
+        ("I see no <think> here.\nAction: Finish[B]", "B"),
         ("<think>Action: Finish[A]</think>\nAction: Finish[B]", "B"),
         # said in so many words in the last line
         ("It does not follow.\nThe answer is (B).", "B"),
@@ -145,6 +151,11 @@ def test_choice_with_options_of_its_own(content, answer):
     assert parse_trial(f"Action: Finish[{content}]", FOUR).answer == answer
 
 
+def test_x_is_an_option_where_there_are_as_many():
+    many = Problem(id="x", question="Which?", answer="x", answer_type="choice", options=tuple(map(str, range(24))))
+    assert parse_trial("Action: Finish[X]", many).answer == "X"
+
+
 def test_the_text_of_two_options_is_not_parsed():
     assert parse_trial("Action: Finish[red]", TWINS).answer is None
     assert parse_trial("Action: Finish[B. red]", TWINS).answer == "B"
@@ -162,6 +173,9 @@ def test_the_text_of_two_options_is_not_parsed():
         ("Read:\nA. two\nB. one\nWhich?\nA. one\nB. two", "B"),  # the last list is asked about
         ("Which?\nA. one\nC. two\nB. three\nD. four", "C"),  # two columns, as LogiQA has them
         ("Which?", "two"),
+        ("Read:\nC. two\nB. ten\nWhich?\nA. one\nB. six", "two"),
+        ("Is it (A) two?", "two"),  # one letter is no list
+        ("Is it (A) two, (B) six?", "A"),
     ],
 )
 def test_options_in_the_question(question, answer):
@@ -184,6 +198,9 @@ def test_options_in_the_question(question, answer):
         ("Action: Finish<<<34\nObservation: …", "34"),
         ("Action: Finish[34]", "34"),
         ("Action: Finish[[0,1)]", "[0,1)"),
+        ("Action: Finish(0,1)", "(0,1)"),
+        (f"The answer is {'1+' * 250}1", None),
+        (f"The answer is {'1+' * 150}1", "1+" * 150 + "1"),
         ("Action: Finish[(0,1]]", "(0,1]"),
         ("Action: Finish<<<\\begin{pmatrix} 1 \\\\\n2 \\end{pmatrix}>>>", "\\begin{pmatrix} 1 \\\\\n2 \\end{pmatrix}"),
         (r"So it is \boxed{34}.", "34"),
@@ -217,6 +234,7 @@ def test_math(text, answer):
         ("Action: Finish[a [very] long way]", "a [very] long way"),
         ("Action: Finish[Vik] and [not] Sund", "Vik"),
         ("Action: Finish[New\nYork]", "New York"),
+        (f"Action: Finish[{'so ' * 2000}long]", "so " * 2000 + "long"),
         ("Action: Finish[New York", "New York"),
         ('Action: Finish["Vik"]', "Vik"),
         ("Action: Finish<<<Vik>>>", "Vik"),
@@ -256,6 +274,10 @@ ADD = "def add(a, b):\n    return a + b"
         f"```python\n{ADD}\n```\nand a helper\n```python\ndef helper():\n    return 1\n```",
         f"```bash\npip install x\n```\n```python\n{ADD}\n```",
         f"Action:\n{ADD}\n\nThis adds the two.",
+        f"Action:\n{ADD}\nObservation: passed\nAction: once more",
+        f"```python\n{ADD}\n[END]\n```",
+        f"```python\nimport math\n```python\n{ADD}\n```",
+        f"```python\n{ADD}\n```\nand a helper\n```python\ndef size(items):\n    return len(items)\n```",
         f"Action: [BEGIN]\nX\n[END]\nthat is:\nAction: [BEGIN]\n{ADD}\n[END]",
         f"I write it between [BEGIN] and [END].\nAction: [BEGIN]\n{ADD}\n[END]",
         "Action: [BEGIN]\n" + "\n".join("    " + line for line in ADD.split("\n")) + "\n[END]",
@@ -263,6 +285,12 @@ ADD = "def add(a, b):\n    return a + b"
 )
 def test_code(text):
     assert parse_trial(text, CODE).answer == ADD
+
+
+def test_a_block_that_defines_something_comes_before_one_that_only_runs():
+    defines, runs = "def plus(a, b):\n    return a + b", "print(1)"
+    assert parse_trial(f"```python\n{defines}\n```\nso\n```python\n{runs}\n```", CODE).answer == defines
+    assert parse_trial(f"```python\nprint(0)\n```\nso\n```python\n{runs}\n```", CODE).answer == runs
 
 
 def test_code_keeps_what_belongs_to_the_program():
@@ -312,6 +340,7 @@ def test_reasoning_ends_with_the_answer(problem, text, reasoning):
         (r"\boxed{3}", "text", False),
         ("```python\ndef f(): pass\n```", "code", True),
         ("[BEGIN]\nx", "code", True),
+        ("```\nadd, then carry\n```", "code", False),
         ("", "code", False),
         (None, "text", False),
         ("<think>Action: Finish[B]", "choice", False),
