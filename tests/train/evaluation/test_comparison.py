@@ -1,12 +1,14 @@
 """Paired tests against scipy and against resampling in the plain way."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from reflectevo_train.evaluation.comparison import Answers, compare
-from reflectevo_train.evaluation.intervals import holm, mcnemar
+from reflectevo_data.rollouts.manifest import Loop, Manifest, PromptSource, QuestionSource, RoleModels, RunSampling
+from reflectevo_train.evaluation.comparison import Answers, answers_of, compare, settings_that_differ
+from reflectevo_train.evaluation.intervals import bootstrap, holm, mcnemar
 
 
 def answers(correct: list[bool], group=None) -> Answers:
@@ -56,8 +58,63 @@ def test_only_problems_in_common_are_compared():
     assert compare(a, Answers({"q": True}, {"q": "q"})) is None
 
 
+def test_the_p_value_is_of_the_problems_that_one_of_the_two_solved():
+    test = compare(answers([False] * 7 + [True, False]), answers([True] * 6 + [False, True, False]))
+    assert test is not None
+    assert (test.n, test.n_only_a, test.n_only_b) == (9, 0, 6)
+    assert test.p_value == 2 / 2**6
+
+
+def test_the_interval_is_that_of_its_seed():
+    draw = random.Random(2)
+    groups = [str(draw.randrange(12)) for _ in range(60)]
+    differences = [draw.choice([-1, 0, 1]) for _ in groups]
+    assert bootstrap(differences, groups, 3) == bootstrap(differences, groups, 3) != bootstrap(differences, groups, 4)
+
+
+def test_answers_at_each_point_of_a_run():
+    def output(*correct: bool) -> list:
+        return [{"trial": i, "is_correct": c, "generated_answer": str(c)} for i, c in enumerate(correct, 1)]
+
+    rows = [
+        {"id": "a", "group": "story", "answer_type": "choice", "output": output(False, True, False)},
+        {"id": "b", "group": "", "answer_type": "choice", "output": output(True, False)},
+        {"id": "c", "group": "", "answer_type": "choice", "output": output(False, True)},
+    ]
+    found = {metric: answers_of(rows, metric) for metric in ("t1", "t2", "t2_ungated")}
+    assert {metric: [*of_run.correct.values()] for metric, of_run in found.items()} == {
+        "t1": [False, True, False],
+        "t2": [True, True, True],
+        "t2_ungated": [False, False, True],
+    }
+    assert found["t1"].group == {"a": "story", "b": "b", "c": "c"}
+
+
+def test_what_differs_between_runs_beside_their_models():
+    run = Manifest(
+        "evaluate",
+        source=QuestionSource("logiqa", n_problems=500),
+        models=RoleModels("base"),
+        sampling=RunSampling(temperature=0.0),
+        loop=Loop(n_reflections=1),
+        prompts=PromptSource("default", "0123"),
+    )
+    same = replace(
+        run, models=RoleModels("trained"), source=QuestionSource("logiqa", n_problems=498), git_revision="f"
+    )
+    assert settings_that_differ([run, same]) == []
+    others = [
+        replace(run, source=QuestionSource("math", n_problems=500)),
+        replace(run, sampling=RunSampling(temperature=1.0)),
+        replace(run, prompts=PromptSource("default", "4567")),
+        replace(run, loop=Loop(gate="none", n_reflections=1)),
+        replace(run, loop=Loop(n_reflections=2)),
+    ]
+    expected = ["source", "sampling", "prompts", "gate", "reflections"]
+    assert [settings_that_differ([run, same, other]) for other in others] == [[name] for name in expected]
+
+
 def test_holm_keeps_order_and_is_never_below_the_raw_value():
-    p_values = [0.2, 0.001, 0.04, 0.03, 0.9]
-    adjusted = holm(p_values)
-    assert adjusted == pytest.approx([0.4, 0.005, 0.12, 0.12, 0.9])
+    assert holm([0.2, 0.001, 0.031, 0.03, 0.9]) == pytest.approx([0.4, 0.005, 0.12, 0.12, 0.9])  # 3 * 0.031 < 4 * 0.03
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([]) == []

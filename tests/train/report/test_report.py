@@ -150,10 +150,39 @@ def test_examples_are_the_same_problems_of_every_run(runs):
     for number in range(3):
         assert {e["problem"] for e in data["examples"] if e["run"] == number} == set(range(10))
     everything = examples_data([(run.name, run.rows) for run in runs], max_examples=5_000)
+    assert len(everything["examples"]) == 180
     for example in everything["examples"]:
         row = next(r for r in runs[example["run"]].rows if r["id"] == everything["problems"][example["problem"]]["id"])
         assert example["outcomes"] == outcomes(row)
         assert [t["text"] for t in example["trials"]] == [o["reasoning"] for o in row["output"]]
+
+
+@pytest.mark.parametrize(
+    ("answers", "leaks", "expected"),
+    [
+        ("AA", False, ["right"]),
+        ("AB", False, ["lost"]),
+        ("BA", False, ["corrected"]),
+        ("BB", False, ["wrong"]),
+        ("BAB", False, ["wrong"]),
+        ("B-", False, ["wrong", "unparsed"]),
+        ("-A", True, ["corrected", "leaks"]),
+        ("A", False, ["right", "not_reflected"]),
+        ("-", False, ["wrong", "unparsed", "not_reflected"]),
+    ],
+)
+def test_what_became_of_a_problem(answers, leaks, expected):
+    output = [
+        {
+            "trial": number,
+            "generated_answer": answer,
+            "is_correct": answer == "A",
+            "status": "unparsed" if answer == "-" else "correct" if answer == "A" else "incorrect",
+            "leaks_answer": leaks and number > 1,
+        }
+        for number, answer in enumerate(answers, 1)
+    ]
+    assert outcomes({"answer_type": "choice", "output": output}) == expected
 
 
 def test_bad_arguments_are_refused_in_one_line(folders, tmp_path, capsys):
