@@ -8,11 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
 from reflectevo_data.completers.chat import chat_ids, chat_text
+from reflectevo_data.errors import InputError
 from reflectevo_train.training.collators import ReflectionCollator
 from reflectevo_train.training.examples import SFTExample
-from reflectevo_train.training.truncation import completion_ids, end_of_turn, fit_prompt, tokenize
+from reflectevo_train.training.truncation import (
+    completion_ids,
+    end_of_turn,
+    fit_prompt,
+    length_report,
+    rows_that_fit,
+    tokenize,
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +120,12 @@ def test_cut_takes_the_last_place_where_the_trial_stands(tokenizer: Any):
     assert (fitted.text, fitted.n_cut) == ("b c a c d", 1)
 
 
+def test_prompt_without_a_failed_trial_fits_as_it_is_or_not_at_all(tokenizer: Any):
+    assert fit_prompt(tokenizer, "a b c", "", 6) == ([1, 5, 6, 7, 3, 2], 0, "a b c")
+    assert fit_prompt(tokenizer, "a b c", "", 5) is None
+    assert fit_prompt(tokenizer, "a b c", "d", 5) is None  # a trial that is not in the prompt
+
+
 @pytest.mark.parametrize("room", range(4, 40))
 def test_cut_is_as_small_as_it_can_be(room: int, tiny_model: Path):
     """Also where every character is a token, and a cut word a different one."""
@@ -141,6 +156,9 @@ TEMPLATES = {
     # as Mistral's: nothing opens the assistant's turn
     "bare": "<s>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}</s>"
     "{% endif %}{% endfor %}",
+    # nothing closes the assistant's turn
+    "open": "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}",
     "none": None,
 }
 
@@ -164,4 +182,29 @@ def test_tokens_before_the_completion_are_those_of_inference(template: str, tiny
 def test_completion_whose_segments_repeat(tokenizer: Any):
     ids, segments = completion_ids(tokenizer, "a", "a\n\na", ["a", "a"])
     assert (ids, segments) == ([5, 5, 3], [1, 2, 2])
+    ids, segments = completion_ids(tokenizer, "a", "a\n\na\n\nb", ["a", "a", "b"])
+    assert (ids, segments) == ([5, 5, 6, 3], [1, 2, 3, 3])
     assert end_of_turn(tokenizer, "a", "a") == " z"
+
+
+def test_report_of_rows_that_are_too_long():
+    assert length_report(0, [], 9) == ""
+    names = [f"q{i}" for i in range(21)]
+    assert length_report(0, names[:20], 9).count(",") == 19
+    assert length_report(1_200, names, 9) == (
+        "1,200 failed trials are cut to fit into 9 tokens. 21 rows do not fit into 9 tokens and are left out: "
+        f"{', '.join(names[:20])}, …. Raise max_length to keep them."
+    )
+
+
+def test_rows_that_fit_are_kept_and_the_others_said(caplog: pytest.LogCaptureFixture):
+    rows = Dataset.from_dict({"id": ["q", "r", "s"], "input_ids": [[5], [], [6]], "cut": [4, 0, 0]})
+    with caplog.at_level(logging.WARNING):
+        assert rows_that_fit(rows, "input_ids", 9)["id"][:] == ["q", "s"]
+        assert rows_that_fit(rows.select([2]), "input_ids", 9)["id"][:] == ["s"]  # nothing to say
+    assert [record.message for record in caplog.records] == [
+        "1 failed trials are cut to fit into 9 tokens. "
+        "1 rows do not fit into 9 tokens and are left out: r. Raise max_length to keep them."
+    ]
+    with pytest.raises(InputError, match="max_length: no row fits into 9 tokens"):
+        rows_that_fit(rows.select([1]), "input_ids", 9)

@@ -16,6 +16,7 @@ from reflectevo_data.prompts.templates import PromptSet, load_prompts
 from reflectevo_data.rollouts.loop import Role, Roles, run_rollouts
 from reflectevo_data.rollouts.manifest import Loop, Setting
 from reflectevo_data.schema import Problem, Row, raw_row
+from reflectevo_data.verifiers.leaks import leaks_answer
 from reflectevo_data.verifiers.pool import VerifierPool
 from reflectevo_train.settings import SFT_SETTINGS
 from reflectevo_train.training.examples import dpo, first_of_each_question, problem_of, sft_example
@@ -120,6 +121,8 @@ def test_completions(dplus: list[Row], prompts: PromptSet):
         "two_stage_correct": [{"role": "assistant", "content": trial}],
         "qa": [{"role": "assistant", "content": trial}],
     }
+    spaced = row | {"reflections": f" {reflection}\n", "second_trial_reasoning": f"\n{trial} "}
+    assert {s: sft_example(spaced, s, prompts)["completion"] for s in SFT_SETTINGS} == completions  # pyright: ignore
     # what the loop reads from a one-stage model is what was put in
     assert split_one_stage(completions["one_stage"][0]["content"]) == (reflection, trial)
 
@@ -128,8 +131,8 @@ def test_failed_trial_is_in_the_prompt(dplus: list[Row], prompts: PromptSet):
     for row in dplus:
         for setting in SFT_SETTINGS:
             example = sft_example(row, setting, prompts)  # pyright: ignore
+            assert example["failed_trial"] == ("" if setting == "qa" else row["first_trial_reasoning"])
             assert example["failed_trial"] in example["prompt"][0]["content"]
-            assert bool(example["failed_trial"]) == (setting != "qa")
 
 
 def test_row_has_what_its_problem_had(dplus: list[Row]):
@@ -178,10 +181,25 @@ def test_prompt_that_holds_the_answer_is_refused(setting, change, message, dplus
         sft_example(row | change(row), setting, prompts)
 
 
-def test_preference_prompt_that_holds_the_answer_is_refused(raw: tuple[list[Row], set[str]]):
+def test_preference_completions_are_stripped(raw: tuple[list[Row], set[str]]):
     row = next(row for raw_row in raw[0] for row in dpm_rows(raw_row))
+    example = dpo(row | {"reflection_chosen": " good\n", "reflection_rejected": "\nbad "})
+    assert (example["chosen"], example["rejected"]) == (
+        [{"role": "assistant", "content": "good"}],
+        [{"role": "assistant", "content": "bad"}],
+    )
+    assert example["failed_trial"] == row["first_trial_reasoning"]
+
+
+@pytest.mark.parametrize(
+    "column", ["reflection_chosen", "second_trial_reasoning_chosen", "second_trial_reasoning_rejected"]
+)
+def test_preference_prompt_that_holds_the_answer_is_refused(column: str, raw: tuple[list[Row], set[str]]):
+    row = next(row for raw_row in raw[0] for row in dpm_rows(raw_row))
+    row |= {column: "Look at the first line again."}
+    dpo(row)
     with pytest.raises(InputError, match="holds the text"):
-        dpo(row | {"reflect_prompt": row["reflect_prompt"] + row["reflection_chosen"]})
+        dpo(row | {"reflect_prompt": f"{row['reflect_prompt']}\n{row[column]}"})
 
 
 def test_second_trial_that_repeats_the_failed_one_is_no_leak(dplus: list[Row], prompts: PromptSet):
@@ -190,12 +208,14 @@ def test_second_trial_that_repeats_the_failed_one_is_no_leak(dplus: list[Row], p
     assert sft_example(repeated, "two_stage_correct", prompts)["segments"] == [row["first_trial_reasoning"]]
 
 
-def test_worked_examples_are_no_leak(dplus: list[Row], prompts: PromptSet):
-    """Their answers may be the letter of this question's gold."""
-    for row in dplus:
-        for letter in ("a", "b"):
-            if row["answer_type"] == "choice":
-                sft_example(row | {"answer": letter}, "two_stage_reflect", prompts)
+@pytest.mark.parametrize("letter", ["a", "b"])
+def test_worked_examples_are_no_leak(letter: str, dplus: list[Row], prompts: PromptSet):
+    """Their answers may be the letter of this question's gold, and their trials this question's failed one."""
+    row = next(row for row in dplus if row["answer_type"] == "choice") | {"answer": letter}
+    trial = row["first_trial_reasoning"]
+    row |= {"reflect_prompt": f"Example 1\n{trial}\nThe answer is ({letter.upper()}).\n\n{row['reflect_prompt']}"}
+    assert leaks_answer(row["reflect_prompt"].rpartition(trial)[0], problem_of(row), trial)
+    assert sft_example(row, "two_stage_reflect", prompts)["segments"] == [row["reflections"]]
 
 
 def test_settings_know_no_other_prompts(dplus: list[Row], prompts: PromptSet):
