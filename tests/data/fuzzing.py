@@ -62,7 +62,7 @@ def check_verifying(text: str) -> None:
 
 
 def check_math_answers(pair: tuple[str, str]) -> None:
-    """Two answers are the same, or not, or left to algebra; an answer is itself, and the order is no matter."""
+    """Two answers are the same, or not, or left to algebra; an answer is itself."""
     given, gold = pair
 
     def compare(a: str, b: str) -> Any:

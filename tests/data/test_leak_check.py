@@ -17,6 +17,7 @@ import pytest
 from tests.train.evaluations import unpack_examples
 
 
+USER = "annalise"
 TOKENS = {"HF_TOKEN": "hf_" + "x1Y2" * 9, "OPENAI_API_KEY": "sk-" + "a1B2" * 10, "WANDB_API_KEY": "c0ffee" * 7}
 # what the home folder of somebody else would look like in a file, too
 PATHS = re.compile(r"(?:/(?:home|root|tmp|Users|work|var|mnt|private)/|[A-Z]:\\\\)[\w.-]+")
@@ -64,7 +65,8 @@ assert train(["report", f"{{folder}}/eval", "--output", f"{{folder}}/report"]) =
     (folder / "models" / "tiny").mkdir(parents=True)
     rows = [{"id": f"q/{i}", "question": f"Question {i}?", "answer": "b", "options": ["no", "yes"]} for i in range(40)]
     (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return subprocess.run([sys.executable, "-c", code], env=os.environ | TOKENS, capture_output=True, text=True)
+    environment = os.environ | TOKENS | {"LOGNAME": USER, "USER": USER}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
 def text_of(path: Path) -> str:
@@ -89,7 +91,7 @@ def test_manifests_records_datasets_cards_and_reports_are_clean(made):
         p.name for p in files
     }
     assert any(p.suffix == ".parquet" for p in files)
-    names = [name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 4]  # `root` is a word
+    names = [USER, *(name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 4)]  # `root` is a word
     for path in files:
         text = text_of(path)
         assert not [variable for variable, token in TOKENS.items() if token in text], path
@@ -104,4 +106,5 @@ def test_logs_show_no_token_and_no_user_or_host(made):
     log = done.stdout + done.stderr
     assert "Acc@t1" in log
     assert not [variable for variable, token in TOKENS.items() if token in log]
+    assert USER not in log
     assert socket.gethostname() not in log

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -276,11 +276,9 @@ def test_another_push_in_between_is_not_lost(hub, api, dataset, tmp_path):
 
 
 def test_two_pushes_at_once_end_with_one_set_of_files(hub, api, dataset):
-    threads = [threading.Thread(target=push, args=(dataset, api)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: push(dataset, api), range(2)))
+    assert len({each.commit for each in done}) == 1
     assert_published(hub, dataset)
 
 

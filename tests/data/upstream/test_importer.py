@@ -410,7 +410,7 @@ def test_a_run_directory_is_written_and_gone_on_with(tmp_path):
     (row,) = load_rows(run)
     assert load_preferences(run) == [{"id": row["id"], "chosen": 1, "rejected": 3, "judge": "upstream"}]
     other = write(tmp_path, raw_row(), name="other.jsonl")
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"made with another configuration \(source\.name: .*other\.jsonl' now"):
         import_run([other], run)
 
 
@@ -482,7 +482,14 @@ def test_a_dataset_on_the_hub(tmp_path):
     assert "bigai-nlco/ReflectionEvo/other/notes.jsonl:1: found the fields note" in left_out
 
 
-@settings(max_examples=150, deadline=None)
-@given(import_fuzz.files())
-def test_any_file_is_imported_or_refused(content):
-    import_fuzz.check(content)
+def test_any_file_is_imported_or_refused():
+    n_records = []
+
+    @settings(max_examples=150, deadline=None)
+    @given(import_fuzz.files())
+    def import_one(content):
+        n_records.append(import_fuzz.check(content))
+
+    import_one()
+    n_imported = sum(n > 0 for n in n_records)
+    assert 10 < n_imported < len(n_records) - 10  # about half: the files are neither all sound nor all broken
