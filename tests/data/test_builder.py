@@ -6,6 +6,7 @@ import datasets
 import pytest
 
 from reflectevo_data.builder import ReflectEvo
+from reflectevo_data.curation.batches import Curation
 from reflectevo_data.schema import CONFIGS, features
 from tests.data.random_runs import curated_rows, random_preferences, random_row, row, write_run
 
@@ -22,13 +23,24 @@ def test_the_builder_materialises_one_config(tmp_path, hf_cache, config):
     rng = random.Random(0)
     rows = [random_row(rng, number) for number in range(120)]
     run = write_run(tmp_path / "run", rows, random_preferences(rng, rows))
-    expected, _ = curated_rows(run)
-    builder = ReflectEvo(cache_dir=str(hf_cache), config_name=config, runs=[str(run)])
+    expected, _ = curated_rows(run, validation_fraction=0.3)
+    curation = Curation(validation_fraction=0.3)
+    builder = ReflectEvo(cache_dir=str(hf_cache), config_name=config, runs=[str(run)], curation=curation)
     builder.download_and_prepare()
     for split in ("train", "validation"):
         made = builder.as_dataset(split=split)
         assert made.features == features(config)
         assert made.to_list() == expected[config][split]
+        assert len(made) > 5
+
+
+def test_a_split_without_rows_keeps_its_columns(tmp_path, hf_cache):
+    run = write_run(tmp_path / "run", [row()])
+    builder = ReflectEvo(cache_dir=str(hf_cache), config_name="dpm", runs=[str(run)])
+    builder.download_and_prepare()
+    for split in ("train", "validation"):
+        made = builder.as_dataset(split=split)
+        assert (made.to_list(), made.features) == ([], features("dpm"))
 
 
 def test_the_builder_sees_that_a_run_has_grown(tmp_path, hf_cache):
