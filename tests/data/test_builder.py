@@ -1,6 +1,7 @@
 """`ReflectEvo`, the `datasets` builder: the curated rows, and a cache that sees a run grow."""
 
 import random
+from typing import Any
 
 import datasets
 import pytest
@@ -28,7 +29,7 @@ def test_the_builder_materialises_one_config(tmp_path, hf_cache, config):
     builder = ReflectEvo(cache_dir=str(hf_cache), config_name=config, runs=[str(run)], curation=curation)
     builder.download_and_prepare()
     for split in ("train", "validation"):
-        made = builder.as_dataset(split=split)
+        made: Any = builder.as_dataset(split=split)
         assert made.features == features(config)
         assert made.to_list() == expected[config][split]
         assert len(made) > 5
@@ -39,7 +40,7 @@ def test_a_split_without_rows_keeps_its_columns(tmp_path, hf_cache):
     builder = ReflectEvo(cache_dir=str(hf_cache), config_name="dpm", runs=[str(run)])
     builder.download_and_prepare()
     for split in ("train", "validation"):
-        made = builder.as_dataset(split=split)
+        made: Any = builder.as_dataset(split=split)
         assert (made.to_list(), made.features) == ([], features("dpm"))
 
 

@@ -133,7 +133,7 @@ def test_rows_that_do_not_fit_are_said(rows: Any, tokenizer: Any, tmp_path: Path
 def test_pairs_that_are_too_long_lose_their_failed_trial_first(
     dataset: Path, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    pairs = load_dataset(str(dataset), "dpm", split="train")
+    pairs: Any = load_dataset(str(dataset), "dpm", split="train")
     whole = preference_pairs(pairs, tokenizer, DPOConfig(str(tmp_path), max_length=5000, bf16=False, use_cpu=True))
     assert len(whole) == len(pairs)
     with caplog.at_level(logging.WARNING):

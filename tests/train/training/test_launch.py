@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -297,19 +298,17 @@ def test_other_kinds_of_checkpoints(tmp_path: Path):
 
 
 def test_where_training_goes_on(tmp_path: Path):
-    class Arguments:
-        output_dir, world_size, resume_from_checkpoint = str(tmp_path), 1, None
-
+    arguments = SimpleNamespace(output_dir=str(tmp_path), world_size=1, resume_from_checkpoint=None)
     whole = str(write_checkpoint(tmp_path / "checkpoint-3"))
     write_checkpoint(tmp_path / "checkpoint-5", without="optimizer.pt")
     for asked, expected in [(None, whole), ("true", whole), ("false", None), (whole, whole)]:
-        Arguments.resume_from_checkpoint = asked
-        assert resume_point(Arguments) == expected
-    Arguments.resume_from_checkpoint = str(tmp_path / "checkpoint-5")
+        arguments.resume_from_checkpoint = asked
+        assert resume_point(arguments) == expected
+    arguments.resume_from_checkpoint = str(tmp_path / "checkpoint-5")
     with pytest.raises(InputError, match="checkpoint-5 is not a whole checkpoint"):
-        resume_point(Arguments)
-    Arguments.world_size, Arguments.resume_from_checkpoint = 2, None  # a checkpoint of one process
-    assert resume_point(Arguments) is None
-    Arguments.resume_from_checkpoint = whole
+        resume_point(arguments)
+    arguments.world_size, arguments.resume_from_checkpoint = 2, None  # the checkpoint is of one process
+    assert resume_point(arguments) is None
+    arguments.resume_from_checkpoint = whole
     with pytest.raises(InputError, match="checkpoint-3 is not a whole checkpoint"):
-        resume_point(Arguments)
+        resume_point(arguments)
