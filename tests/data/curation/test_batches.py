@@ -7,11 +7,13 @@ import orjson
 import pyarrow as pa
 import pytest
 
+from reflectevo_data.curation import batches
+from reflectevo_data.curation.batches import Curation, curated_batches
 from reflectevo_data.curation.curate import dplus_rows, dpm_rows, dpref_rows
 from reflectevo_data.curation.flat_trials import FlatTrials
 from reflectevo_data.curation.near_duplicates import NearDuplicateIndex
 from reflectevo_data.rollouts import records
-from reflectevo_data.rollouts.records import RAW_SCHEMA
+from reflectevo_data.rollouts.records import RAW_SCHEMA, open_run
 from reflectevo_data.schema import CONFIGS
 from tests.data.random_runs import curated_rows, random_preferences, random_row, row, trial, write_run
 
@@ -131,6 +133,23 @@ def test_texts_of_all_batches_are_remembered():
     assert index.add(["check the sign of step two", "carry the one"]) == [True, True]
     assert index.add(["read the question again", "draw the figure"]) == [True, True]
     assert index.add(["carry the one", "draw the figure"]) == [False, False]
+
+
+def test_records_are_read_a_few_chunks_ahead(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "run", [row(number) for number in range(50)])
+    n_read = 0
+
+    def counted(path):
+        nonlocal n_read
+        for chunk in records.read_chunks(path, chunk_bytes=1):
+            n_read += 1
+            yield chunk
+
+    monkeypatch.setattr(batches, "read_chunks", counted)
+    made = curated_batches([open_run(run)], Curation())
+    assert next(made).counts.n_records == 1
+    assert n_read == 3
+    assert sum(batch.counts.n_records for batch in made) == 49
 
 
 def test_a_slice_of_a_batch_has_its_own_trials():

@@ -203,6 +203,16 @@ async def test_a_run_is_judged_and_a_half_judged_one_is_finished(run):
     }
 
 
+async def test_what_could_not_be_read_is_not_asked_for_again(run):
+    with Preferences(run) as preferences:
+        await judge_run(preferences, judge(lambda request: "Both are lovely."))
+    assert {(r["outcome"], r["chosen"]) for r in load_preferences(run)} == {("unparsed", None)}
+    again = ScriptedCompleter(lambda request: pytest.fail("asked again"), model="big-judge")
+    with Preferences(run) as preferences:
+        summary = await judge_run(preferences, ModelJudge(again, PROMPTS))
+    assert (summary.n_pairs, summary.n_unparsed) == (4, 4)
+
+
 async def test_pairs_of_a_question_and_readings_at_once_are_bounded(run):
     slow = ScriptedCompleter(prefers_good, delay=0.005)
     with Preferences(run) as preferences:

@@ -43,6 +43,7 @@ CODE = Problem(
         ("Action: Finish[b)]", "B"),
         ("Action: Finish[**B**]", "B"),
         ('Action: Finish["B"]', "B"),
+        ("Action: Fin\x00ish[B]", "B"),
         ("Action: Finish[Option B]", "B"),
         ("Action: Finish[answer: b]", "B"),
         ("Action: Finish[$\\text{B}$]", "B"),
@@ -74,6 +75,7 @@ CODE = Problem(
         ("Action: Finish[B]\n**Observation:** no\nAction: Finish[A]", "B"),
         ("Action: Finish[B]\n\nQuestion: Next?\nThought: …\nAction: Finish[A]", "B"),
         ("Action: Finish[B]\n\nExample 3\nQuestion: Next?\nAction: Finish[A]", "B"),
+        ("Action: Finish[B]\n\nExample 3\nAction: Finish[A]", "B"),
         ("Thought: I see.\nObservation: cousins share blood.\nAction: Finish[B]", "B"),
         ("Action: Finish[A]\nWait.\nFinish[B]", "B"),
         ("Action: A\nNo.\nAction: B", "B"),
@@ -175,6 +177,7 @@ def test_the_text_of_two_options_is_not_parsed():
         ("Which?", "two"),
         ("Read:\nC. two\nB. ten\nWhich?\nA. one\nB. six", "two"),
         ("Is it (A) two?", "two"),  # one letter is no list
+        ("Which?\nA. two", "two"),
         ("Is it (A) two, (B) six?", "A"),
     ],
 )
@@ -276,6 +279,7 @@ ADD = "def add(a, b):\n    return a + b"
         f"Action:\n{ADD}\n\nThis adds the two.",
         f"Action:\n{ADD}\nObservation: passed\nAction: once more",
         f"```python\n{ADD}\n[END]\n```",
+        f"[BEGIN]\n{ADD}\n[BEGIN]\ndef helper():\n    return 1\n[END]",
         f"```python\nimport math\n```python\n{ADD}\n```",
         f"```python\n{ADD}\n```\nand a helper\n```python\ndef size(items):\n    return len(items)\n```",
         f"Action: [BEGIN]\nX\n[END]\nthat is:\nAction: [BEGIN]\n{ADD}\n[END]",

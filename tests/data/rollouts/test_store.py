@@ -101,11 +101,12 @@ def test_half_written_last_line_is_dropped_and_its_problem_made_again(tmp_path):
         assert (tmp_path / "records.jsonl").read_bytes() == whole
 
 
-def test_a_long_half_line_is_dropped_whole(tmp_path):
+@pytest.mark.parametrize("length", [65_534, 65_535, 65_536, 200_000])  # the file is looked through in blocks of 65,536
+def test_a_long_half_line_is_dropped_whole(tmp_path, length):
     with open_run(tmp_path) as run:
         run.append(row(0))
     whole = (tmp_path / "records.jsonl").read_bytes()
-    (tmp_path / "records.jsonl").write_bytes(whole + b"x" * 200_000)
+    (tmp_path / "records.jsonl").write_bytes(whole + b"x" * length)
     with open_run(tmp_path):
         pass
     assert (tmp_path / "records.jsonl").read_bytes() == whole

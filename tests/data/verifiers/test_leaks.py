@@ -21,6 +21,7 @@ CHOICE = Problem("c", "Which?\nA. the red house\nB. the blue car\nC. no\nD. a do
         "the best choice is clearly option B, since", "B is the correct answer", "B. the blue car is the right choice",
         'The right answer is "the blue car"', "change my answer to B", "The correct choice, B, was overlooked",
         "The correct answer is:\n\n**B**", "Plan: 1. pick B", r"\boxed{B}", "The blue car is the right choice.",
+        "Compare option B with option C again: the answer is B.",
     ],
 )  # fmt: skip
 def test_states_the_option(reflection):

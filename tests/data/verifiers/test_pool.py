@@ -55,6 +55,7 @@ def test_reference_transcripts_are_read_as_they_were():
         ("Action: Finish[A]", "incorrect", "A", "not the correct option"),
         ("Action: Finish[C]", "incorrect", "C", "'C' is not one of the options A to B"),
         ("Action: Finish[None of the above]", "incorrect", "None of the above", "'None of the above' is not one of"),
+        ("Action: Finish[An idea]", "incorrect", "An idea", "'An idea' is not one of the options A to B"),
         ("I am not sure.", "unparsed", "", "no answer found"),
         ("Action: Finish[B. entailment]", "unparsed", "", "no answer found"),
     ],

@@ -9,7 +9,7 @@ from reflectevo_data.verifiers.text_metrics import exact_match, f1, leave_one_ou
     ("text", "normalized"),
     [
         ("The Eiffel-Tower!", "eiffeltower"), ("a dog and the cat", "dog and cat"), ("A", "a"), ("the", "the"),
-        ("1,000,000", "1000000"), ("3.5", "3.5"), ("35", "35"), ("-5", "-5"), ("−5", "-5"), ("96.", "96"), ("$5.00", "5.00"),
+        ("1,000,000", "1000000"), ("5", "5"), ("3.5", "3.5"), ("35", "35"), ("-5", "-5"), ("−5", "-5"), ("96.", "96"), ("$5.00", "5.00"),
         ("U.S.", "us"), ("“Æsop’s”", "æsops"), ("Ｖｉｋ", "vik"), ("2010–2015", "20102015"), ("  ", ""), ("...", ""),
         ("version 1.2.3", "version 123"), ("snake_case", "snakecase"), ("+5", "5"), ("an Owl", "owl"), ("Straße", "strasse"),
     ],

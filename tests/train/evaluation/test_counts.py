@@ -122,7 +122,7 @@ def test_second_trials_of_one_round_vote_and_unparsed_ones_have_no_vote():
 def test_the_oracle_stops_at_the_first_correct_round_and_the_ungated_number_is_the_last():
     report = score_rows([row("B", "2:A", "3:C"), row("B", "2:C", "3:A"), row("A", "2:A", "3:B")], gate="none").total
     assert (report.n_correct_t1, report.n_correct_t2, report.n_correct_t2_ungated) == (1, 3, 1)
-    assert (report.n_wrong_to_right, report.n_right_to_wrong) == (1, 1)
+    assert (report.n_wrong_to_right, report.n_right_to_wrong, report.n_reflected) == (1, 1, 3)
     assert (report.acc_t2_ungated, report.acc_t2_ungated_interval) == (1 / 3, wilson(1, 3))
     assert (report.acc_t2, report.acc_t2_interval) == (1.0, wilson(3, 3))
 
@@ -165,6 +165,10 @@ def test_counts_survive_json():
     assert msgspec.convert(json.loads(json.dumps(report.to_dict())), EvalReport) == report
 
 
+def test_counts_of_an_earlier_or_a_later_version_are_read():
+    assert EvalReport.from_dict({"gate": "self", "n_problems": 3, "n_placebo": 1}) == EvalReport("self", n_problems=3)
+
+
 def test_no_rows_have_no_rates():
     report = score_rows([]).total
     assert (report.n_problems, report.acc_t1, report.acc_t2, report.acc_t1_interval) == (0, None, None, None)
@@ -184,3 +188,8 @@ def test_wilson_interval(n_correct, n, low, high):
     interval = wilson(n_correct, n)
     assert interval is not None
     assert interval == pytest.approx((low, high), abs=1e-6)
+
+
+def test_a_wilson_interval_is_one_of_shares():
+    ends = [end for n in range(1, 200) for n_correct in (0, n) for end in wilson(n_correct, n) or ()]
+    assert (len(ends), min(ends), max(ends)) == (4 * 199, 0.0, 1.0)

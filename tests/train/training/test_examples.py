@@ -196,10 +196,10 @@ def test_preference_completions_are_stripped(raw: tuple[list[Row], set[str]]):
 )
 def test_preference_prompt_that_holds_the_answer_is_refused(column: str, raw: tuple[list[Row], set[str]]):
     row = next(row for raw_row in raw[0] for row in dpm_rows(raw_row))
-    row |= {column: "Look at the first line again."}
+    row |= {column: " Look at the first line again.\n"}
     dpo(row)
     with pytest.raises(InputError, match="holds the text"):
-        dpo(row | {"reflect_prompt": f"{row['reflect_prompt']}\n{row[column]}"})
+        dpo(row | {"reflect_prompt": f"{row['reflect_prompt']}\nLook at the first line again."})
 
 
 def test_second_trial_that_repeats_the_failed_one_is_no_leak(dplus: list[Row], prompts: PromptSet):
