@@ -237,14 +237,20 @@ def _without_empty(tree: JsonObject) -> JsonObject:
 
 
 def _compared(manifest: Manifest) -> JsonObject:
-    """What has to be equal when a run is continued: dotted key -> value."""
+    """What has to be equal when a run is continued: dotted key -> value; the loop's by the names of their flags."""
     tree = asdict(manifest)
-    for key in ("format", "versions", "git_revision"):
+    for key in ("format", "versions", "git_revision", "loop"):
         del tree[key]
     del tree["source"]["n_problems"]
     for found in tree["source"]["decontaminated"].values():
         del found["n_overlapping"]
-    return _flat(tree)
+    return _flat(tree) | (loop_flags(manifest.loop, manifest.kind) if manifest.loop else {})
+
+
+def loop_flags(loop: Loop, kind: RunKind) -> JsonObject:
+    """The loop's settings by the names that their flags have in the command: `evaluate` calls k reflections a vote."""
+    values = asdict(loop) | {"instructions": list(loop.instructions)}
+    return {"vote" if kind == "evaluate" and name == "n_reflections" else name: values[name] for name in values}
 
 
 def _flat(tree: JsonObject, prefix: str = "") -> JsonObject:

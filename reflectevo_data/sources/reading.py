@@ -23,7 +23,7 @@ MAX_RECORD_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
 _MAX_UNREADABLE = 100  # in a text held whole: each costs a pass over it, for Python counts the lines before an error
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"PK": "zip"}
-_VALUE = re.compile(r"[^\s,\]]")  # what a value begins with, behind white space, commas and an array's end
+_VALUE = re.compile(r"[^\s,]")  # what a value or an array's end begins with, behind white space and commas
 
 
 class Located(NamedTuple):
@@ -131,18 +131,21 @@ def _lines(file: IO[bytes]) -> Iterator[Located]:
 
 
 def _values(path: Path, text: str) -> Iterator[Located]:
-    """The values of a JSON array, or of JSON texts one after the other, in any layout.
+    """The values of JSON texts one after the other, in any layout; those of an array one by one.
 
     After an unreadable one the reading goes on at the next line that opens an object as far to the left. (ijson would
     stream, but it tells no line, ends at the first error, refuses NaN, turns half an emoji into a question mark, and
     takes gigabytes for a hundred thousand opening brackets.)
     """
     decoder = json.JSONDecoder(strict=False)
-    array = re.match(r"\s*\[", text)
-    end = array.end() if array else 0
+    end, in_array = 0, False
     line, counted, n_unreadable = 1, 0, 0
     while found := _VALUE.search(text, end):
         start = found.start()
+        if text[start] == "]" or (text[start] == "[" and not in_array):
+            in_array = text[start] == "["
+            end = start + 1
+            continue
         line += text.count("\n", counted, start)
         counted = start
         try:

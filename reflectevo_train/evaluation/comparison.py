@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from reflectevo_data.rollouts.manifest import Loop, Manifest
+from reflectevo_data.rollouts.manifest import Loop, Manifest, loop_flags
 
 from .counts import outcome_of
 from .intervals import Interval, bootstrap, mcnemar
@@ -83,7 +83,7 @@ def settings_that_differ(manifests: Sequence[Manifest]) -> list[str]:
             "sampling": manifest.sampling,
             "prompts": manifest.prompts,
         }
-        | asdict(manifest.loop or Loop())
+        | loop_flags(manifest.loop or Loop(), "evaluate")
         for manifest in manifests
     ]
     first = comparable[0]

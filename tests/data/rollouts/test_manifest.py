@@ -116,8 +116,8 @@ def test_only_time_place_and_number_of_problems_may_change():
     ]
     changed = replace(WHOLE, loop=replace(WHOLE.loop, n_reflections=2), models=None)
     assert WHOLE.differences(changed) == [
-        "loop.n_reflections: 4 there, 2 now",
         "models.corrector: 'Qwen/Qwen3-0.6B' there, None now",
         "models.generator: 'Qwen/Qwen3-0.6B' there, None now",
         "models.reflector: 'reflector' there, None now",
+        "vote: 4 there, 2 now",
     ]

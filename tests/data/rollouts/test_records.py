@@ -8,7 +8,7 @@ import pytest
 
 from reflectevo_data.errors import InputError
 from reflectevo_data.rollouts.records import arrow_schema, open_run, parse_chunk, read_chunks
-from reflectevo_data.schema import CONFIGS, features
+from reflectevo_data.schema import CONFIGS, RankedPair, features
 from tests.data.random_runs import random_row, row, trial, write_run
 
 
@@ -74,9 +74,7 @@ def test_preferences_are_kept_by_question_and_ties_are_counted(tmp_path):
 
     lines = [said("q/0", 1, 2), said("q/1", None, None), said("q/0", 3, 1), said("q/0", None, None)]
     run = open_run(write_run(tmp_path / "run", [row()], lines))
-    assert run.preferences == {
-        "q/0": [{"chosen": 1, "rejected": 2, "judge": "self"}, {"chosen": 3, "rejected": 1, "judge": "self"}]
-    }
+    assert run.preferences == {"q/0": [RankedPair(1, 2, "self"), RankedPair(3, 1, "self")]}
     assert run.n_undecided == 2
 
 

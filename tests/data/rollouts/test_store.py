@@ -126,7 +126,7 @@ def test_another_configuration_is_refused_with_the_differences(tmp_path):
         pass
     other = replace(CONFIGURATION, loop=Loop(seed=7), models=RoleModels("big"))
     with pytest.raises(
-        InputError, match=r"loop\.seed: 0 there, 7 now; models\.generator: 'tiny' there, 'big' now"
+        InputError, match=r"models\.generator: 'tiny' there, 'big' now; seed: 0 there, 7 now"
     ) as refusal:
         open_run(tmp_path, other)
     assert "\n" not in str(refusal.value)

@@ -206,3 +206,19 @@ def test_another_kind_of_file_is_refused(tmp_path, name, content, reason):
 def test_a_file_that_is_not_there(tmp_path, name):
     with pytest.raises(InputError, match="no such file"):
         list(read_records(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"a": 1}]\n[{"a": 2}]\n',
+        '[{"a": 1}] [{"a": 2}]',
+        '{"a":\n1}\n[{"a": 2}]',
+        '[]\n[{"a": 1},\n{"a": 2}]',
+        '[{"a": 1}],[{"a": 2}]',
+    ],
+)
+def test_arrays_one_after_the_other_are_their_records(tmp_path, text):
+    path = tmp_path / "questions.json"
+    path.write_text(text)
+    assert [record.row for record in read_records(path)] == [{"a": 1}, {"a": 2}]

@@ -110,7 +110,7 @@ def test_what_differs_between_runs_beside_their_models():
         replace(run, loop=Loop(gate="none", n_reflections=1)),
         replace(run, loop=Loop(n_reflections=2)),
     ]
-    expected = ["source", "sampling", "prompts", "gate", "reflections"]
+    expected = ["source", "sampling", "prompts", "gate", "vote"]
     assert [settings_that_differ([run, same, other]) for other in others] == [[name] for name in expected]
 
 

@@ -166,7 +166,9 @@ def test_counts_survive_json():
 
 
 def test_counts_of_an_earlier_or_a_later_version_are_read():
-    assert EvalReport.from_dict({"gate": "self", "n_problems": 3, "n_placebo": 1}) == EvalReport("self", n_problems=3)
+    assert msgspec.convert({"gate": "self", "n_problems": 3, "n_placebo": 1}, EvalReport) == EvalReport(
+        "self", n_problems=3
+    )
 
 
 def test_no_rows_have_no_rates():

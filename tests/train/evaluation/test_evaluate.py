@@ -158,6 +158,13 @@ def test_a_setting_has_the_names_that_its_training_has(questions, tmp_path, engi
     assert evaluate(questions, tmp_path / "two_stage_reflect", "--setting", "two_stage") == 0, "the same run goes on"
 
 
+def test_a_refused_run_names_the_flag(questions, tmp_path, engine, capsys):
+    assert evaluate(questions, tmp_path / "eval", "--temperature", "0.8", "--vote", "3") == 0
+    capsys.readouterr()
+    assert evaluate(questions, tmp_path / "eval", "--temperature", "0.8", "--vote", "2", "--instruction", "all") == 2
+    assert "(instructions: ['random'] there, ['all'] now; vote: 3 there, 2 now)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
