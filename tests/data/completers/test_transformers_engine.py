@@ -293,7 +293,9 @@ async def test_an_adapter_and_its_base_share_one_model(roles: tuple, tiny: Path,
 async def test_an_adapter_alone_brings_its_base(tiny: Path, lora: Path) -> None:
     async with open_roles(Engine("transformers", str(lora))) as roles:
         [completion] = await roles.generator.complete(PROMPT, sampling=GREEDY, seed=0)
-    assert completion.text
+    async with open_roles(Engine("transformers", str(tiny))) as bare:
+        [without] = await bare.generator.complete(PROMPT, sampling=GREEDY, seed=0)
+    assert completion.text != without.text
     assert {role.model for role in roles} == {"tiny-lora"}
 
 

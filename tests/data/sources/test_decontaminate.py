@@ -114,7 +114,7 @@ def test_problems_are_kept_or_dropped(tmp_path):
     )
     kept, _ = decontaminate(iter(problems), str(path), drop=True)
     assert [p.id for p in kept] == ["b"]
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="no-such-source"):
         decontaminate(problems, "no-such-source")
     _, found = decontaminate(problems, "miniature")
     assert found.ids == []

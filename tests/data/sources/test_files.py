@@ -186,7 +186,7 @@ def test_other_formats(tmp_path):
 def test_a_limit_takes_the_first_rows_and_looks_at_no_others(tmp_path):
     path = write(tmp_path, {"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}, "broken")
     assert [p.question for p in load_problems(path, limit=2)] == ["a", "c"]
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=":3: found"):
         load_problems(path, limit=3)
     with pytest.raises(InputError, match="--limit 0"):
         load_problems(path, limit=0)

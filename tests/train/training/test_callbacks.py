@@ -87,6 +87,9 @@ def trained(dataset: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFa
 def test_evaluation_leaves_no_trace(trained: dict[str, Path]):
     weights = {name: load_file(folder / "checkpoint-2/adapter_model.safetensors") for name, folder in trained.items()}
     assert weights["with"].keys() == weights["without"].keys()
+    assert any(name.endswith("lora_B.weight") and tensor.any() for name, tensor in weights["with"].items()), (
+        "untrained"
+    )
     for name, tensor in weights["with"].items():
         assert torch.equal(tensor, weights["without"][name]), name
 
