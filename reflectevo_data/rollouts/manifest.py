@@ -219,6 +219,12 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def loop_flags(loop: Loop, kind: RunKind) -> JsonObject:
+    """The loop's settings by the names that their flags have in the command: `evaluate` calls k reflections a vote."""
+    values = asdict(loop) | {"instructions": list(loop.instructions)}
+    return {"vote" if kind == "evaluate" and name == "n_reflections" else name: values[name] for name in values}
+
+
 def _of_format_1(tree: JsonObject) -> JsonObject:
     """A manifest of version 0.1, whose loop's settings stood one by one, in today's form."""
     tree = dict(tree)
@@ -245,12 +251,6 @@ def _compared(manifest: Manifest) -> JsonObject:
     for found in tree["source"]["decontaminated"].values():
         del found["n_overlapping"]
     return _flat(tree) | (loop_flags(manifest.loop, manifest.kind) if manifest.loop else {})
-
-
-def loop_flags(loop: Loop, kind: RunKind) -> JsonObject:
-    """The loop's settings by the names that their flags have in the command: `evaluate` calls k reflections a vote."""
-    values = asdict(loop) | {"instructions": list(loop.instructions)}
-    return {"vote" if kind == "evaluate" and name == "n_reflections" else name: values[name] for name in values}
 
 
 def _flat(tree: JsonObject, prefix: str = "") -> JsonObject:
