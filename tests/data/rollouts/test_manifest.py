@@ -84,7 +84,7 @@ def test_a_manifest_of_version_0_1_is_read(tmp_path):
 
 
 def test_what_a_later_version_added_is_passed_over(tmp_path):
-    write(tmp_path, WHOLE.to_dict() | {"arms": ["placebo"], "loop": {"seed": 3, "patience": 2}})
+    write(tmp_path, WHOLE.to_dict() | {"arms": ["placebo"], "loop": {"seed": 3, "of_a_later_version": 2}})
     assert load_manifest(tmp_path).loop == Loop(seed=3)
 
 
